@@ -1,0 +1,156 @@
+"""The settings of a pre-training run, in one place; the command line is made from them.
+
+Nothing heavy is imported here, so that ``ddm --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ddm.errors import DdmError
+
+
+@dataclass(frozen=True)
+class ModuleConfig:
+    """The Domain Disentanglement Module.
+
+    Args:
+        enabled: false trains the plain self-supervised method.
+        variant_dim: width of the domain-variant portion; one eighth of the features by default.
+        variant: objective that makes the variant portion tell the domain.
+        invariance: objective that takes the domain out of the invariant portion.
+        independence: objective that keeps the two portions apart.
+        variant_weight: weight of the variant objective.
+        invariance_weight: weight of the invariance objective.
+        independence_weight: weight of the independence objective.
+        ssl_sees: whether the self-supervised loss sees all features or the invariant portion only.
+    """
+
+    enabled: bool = True
+    variant_dim: int | None = None
+    variant: Literal["cross_entropy", "prototypes"] | None = "cross_entropy"
+    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes"] | None = "prototypes"
+    independence: Literal["cross_correlation", "hsic"] | None = "cross_correlation"
+    variant_weight: float = 1.0
+    invariance_weight: float = 1.0
+    independence_weight: float = 1.0
+    ssl_sees: Literal["all", "invariant"] = "all"
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pre-training run.
+
+    Args:
+        images: a folder (domain/class/* or domain/*), a manifest (.csv, .parquet), or "emoji".
+        output: the run folder, made anew.
+        held_out: domains that take no part, to be evaluated on as unseen ones.
+        train_split: images to train on: the training split, or all of them.
+        strict: refuse data with unreadable images instead of skipping them.
+        size: side of the views, in pixels.
+        channels: channels of the images.
+        method: self-supervised method.
+        encoder: "small" or the name of a timm model.
+        ddm: the module.
+        epochs: passes over the training images.
+        batch_size: images in a batch, on each device.
+        optimizer: "lars", "sgd" or "adamw"; the method's own by default.
+        learning_rate: at a batch of 256, scaled linearly; the method's own by default.
+        weight_decay: not for normalisation layers and biases; the method's own by default.
+        warmup_epochs: epochs over which the learning rate rises, before its cosine.
+        seed: of everything random.
+        workers: processes that decode images; by default none for images in memory, else one a core.
+        accelerator: where to train.
+        devices: how many of them.
+        precision: "auto" is bfloat16 autocast on a GPU, float32 elsewhere.
+        checkpoint_steps: save every so many steps too, for long epochs; 0 for the ends of epochs only.
+    """
+
+    images: str = "emoji"
+    output: str = "runs/pretrain"
+    held_out: list[str] = field(default_factory=list)
+    train_split: Literal["train", "all"] = "train"
+    strict: bool = False
+    size: int = 64
+    channels: int = 3
+    method: str = "simclr"
+    encoder: str = "small"
+    ddm: ModuleConfig = field(default_factory=ModuleConfig)
+    epochs: int = 100
+    batch_size: int = 256
+    optimizer: Literal["lars", "sgd", "adamw"] | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float = 10
+    seed: int = 0
+    workers: int | None = None
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = 1
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
+    checkpoint_steps: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 2, "size": 8, "channels": 1, "devices": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
+        for name in ("warmup_epochs", "checkpoint_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise DdmError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise DdmError(f"{name}={value} must be a finite number, not negative")
+
+    def save(self, path: Path) -> None:
+        """Write as YAML."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> PretrainConfig:
+        """Read from YAML.
+
+        Raises:
+            DdmError: no such file, or not a configuration of this version.
+        """
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DdmError(f"{path} does not exist: {path.parent} is not a run folder") from None
+        except yaml.YAMLError as error:
+            raise DdmError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        return cls.from_dict(values, str(path))
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> PretrainConfig:
+        """Build from plain values; ``where`` names their source in errors."""
+        if not isinstance(values, dict):
+            raise DdmError(f"{where} does not hold a configuration")
+        module = values.get("ddm", {})
+        for part, known in ((values, cls), (module, ModuleConfig)):
+            unknown = set(part) - {f.name for f in fields(known)}
+            if unknown:
+                raise DdmError(
+                    f"{where} has settings this version does not know: {', '.join(sorted(unknown))}"
+                )
+        return cls(**{**values, "ddm": ModuleConfig(**module)})
+
+
+def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:
+    """What distinguishes two configurations, as ``name: this / that``.
+
+    Where the run lies and on what it computes are not counted.
+    """
+    free = {"output", "workers", "accelerator", "checkpoint_steps"}
+
+    def flat(config: PretrainConfig) -> dict[str, Any]:
+        values = asdict(config)
+        module = values.pop("ddm")
+        return {**values, **{f"ddm.{k}": v for k, v in module.items()}}
+
+    a, b = flat(one), flat(other)
+    return [f"{k}: {a[k]} / {b[k]}" for k in a if k not in free and a[k] != b[k]]

@@ -1,0 +1,153 @@
+"""What every data source gives: images that can be read by index, and a table about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+
+SPLITS = ("train", "val", "test")
+NO_LABEL = -1
+
+#: Reads one image as uint8, shape (H, W, C). Square, the same size for every index.
+ImageReader = Callable[[int], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One way of naming what the images show.
+
+    Args:
+        index: class of each sample, shape (N,), ``-1`` where there is none.
+        names: the classes' names.
+    """
+
+    index: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @classmethod
+    def from_names(cls, names: Sequence[str | None]) -> Labels:
+        """Build from one name a sample; ``None`` or an empty string means no label."""
+        table = DomainTable.from_names(names)
+        return cls(table.index, table.names)
+
+    def subset(self, samples: NDArray[np.int64]) -> Labels:
+        return Labels(self.index[samples], self.names)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images from several domains and what is known about each.
+
+    Args:
+        name: what to call the data in tables and reports.
+        keys: a stable name of each image, unique: a path relative to the root, say.
+        read: reads image ``i`` as uint8, shape (size, size, channels).
+        size: side of the square images, in pixels.
+        channels: 3 for colour, 1 for grey.
+        domains: the domain of each image.
+        splits: ``"train"``, ``"val"`` or ``"test"`` of each image, shape (N,).
+        groups: shape (N,); images of one group never part at a split, and intervals resample
+            groups.
+        labels: ways of naming the content, the main one first; empty where there are no classes.
+        instances: shape (N,); images that show the very same thing in different domains share a
+            number, ``-1`` where that is not known. Cross-domain retrieval needs it.
+        skipped: images that could not be read, as (key, reason).
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    read: ImageReader
+    size: int
+    channels: int
+    domains: DomainTable
+    splits: NDArray[np.str_]
+    groups: NDArray[np.int64]
+    labels: Mapping[str, Labels] = field(default_factory=dict)
+    instances: NDArray[np.int64] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.keys)
+        columns = {
+            "domains": self.domains.index,
+            "splits": self.splits,
+            "groups": self.groups,
+            **{f"labels[{k!r}]": v.index for k, v in self.labels.items()},
+        }
+        if self.instances is not None:
+            columns["instances"] = self.instances
+        for column, values in columns.items():
+            if values.shape != (n,):
+                raise ValueError(f"{column} has shape {values.shape}, but there are {n} keys")
+        strange = set(np.unique(self.splits)) - set(SPLITS)
+        if strange:
+            raise ValueError(f"splits must be among {SPLITS}, found {sorted(strange)}")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(
+        self, domains: Sequence[str] | None = None, splits: Sequence[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Indices of the images in the named domains and splits (all of them for ``None``)."""
+        chosen = np.ones(len(self), bool)
+        if domains is not None:
+            wanted = [self.domains.names.index(name) for name in domains]
+            chosen &= np.isin(self.domains.index, wanted)
+        if splits is not None:
+            chosen &= np.isin(self.splits, splits)
+        return np.flatnonzero(chosen).astype(np.int64)
+
+    def with_domains(self, domains: DomainTable) -> ImageDataset:
+        """The same images under another domain table (discovered or corrected)."""
+        return replace(self, domains=domains)
+
+
+def require_two_domains(dataset: ImageDataset) -> None:
+    """Refuse data that DDM cannot learn from.
+
+    Raises:
+        DdmError: fewer than two domains have images.
+    """
+    counts = zip(dataset.domains.names, dataset.domains.counts(), strict=True)
+    present = [name for name, count in counts if count]
+    if len(present) < 2:
+        found = f"only {present[0]!r}" if present else "no domain labels"
+        raise DdmError(
+            f"DDM needs at least two domains, but {dataset.name} has {found}: put each source's "
+            "images in a sub-folder of their own, use discover to find pseudo-domains, "
+            "or pretrain with --no-ddm"
+        )
+
+
+def split_by_group(
+    groups: Sequence[str], fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+) -> NDArray[np.str_]:
+    """Assign train, val or test to each sample by a hash of its group's name.
+
+    The hash depends on the name alone: adding images never moves the others, and no random state is
+    needed to repeat a split.
+
+    Args:
+        groups: the group of each sample, N names.
+        fractions: expected shares of train, val and test; they sum to 1.
+
+    Returns:
+        Array of ``"train"``, ``"val"``, ``"test"``, shape (N,).
+    """
+    if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
+        raise ValueError(f"fractions must be at least 0 and sum to 1, not {fractions}")
+    edges = np.cumsum(fractions)[:2]
+    place = {
+        group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+        for group in set(groups)
+    }
+    where = np.searchsorted(edges, [place[group] for group in groups], side="right")
+    return np.asarray(SPLITS)[where]

@@ -1,0 +1,158 @@
+"""A folder of images: one sub-folder a domain and, where there are labels, in it one a class."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
+from ddm.data.images import is_image_name, keep_readable
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+
+_SPLIT_NAMES = frozenset({*SPLITS, "valid", "validation"})
+_IGNORED = frozenset({"__MACOSX"})
+
+
+def load_folder(
+    root: str | os.PathLike[str],
+    size: int = 64,
+    channels: int = 3,
+    strict: bool = False,
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+) -> ImageDataset:
+    """Read ``root/<domain>/<class>/**/image`` or, without labels, ``root/<domain>/image``.
+
+    Hidden files and folders, and files that are no images by name, are passed over. Symbolic links
+    are followed. Every image is its own group, and its split hangs on its key alone. One domain is
+    enough here: ask `ddm.data.base.require_two_domains` before training with DDM.
+
+    Args:
+        root: the folder.
+        size: side of the square images in pixels.
+        channels: 3 for colour, 1 for grey.
+        strict: refuse the folder if an image cannot be read, rather than skip that image.
+        split_fractions: expected shares of train, val and test.
+
+    Returns:
+        The images, sorted by key: the path below ``root``, with ``/``. Labels, if there are
+        classes, are called ``"class"``.
+
+    Raises:
+        DdmError: a root that is missing, no folder or without readable images; images directly in
+            the root, or both in a domain's folder and in class folders; sub-folders that are called
+            like splits; a name that is not UTF-8; a folder that cannot be listed; under ``strict``,
+            an unreadable image.
+    """
+    root = Path(root)
+    keys = _find_images(root)
+    with_classes = _has_classes(root, keys)
+    reader, kept, skipped = keep_readable(root, keys, size, channels, strict)
+    keys = [keys[i] for i in kept]
+    # macOS archives hold decomposed accents: "é" from there and from elsewhere are one class.
+    places = [unicodedata.normalize("NFC", key).split("/") for key in keys]
+    labels = {}
+    if with_classes:
+        labels["class"] = Labels.from_names([place[1] for place in places])
+    return ImageDataset(
+        name=root.resolve().name,
+        keys=tuple(keys),
+        read=reader,
+        size=size,
+        channels=channels,
+        domains=DomainTable.from_names([place[0] for place in places]),
+        splits=split_by_group(keys, split_fractions),
+        groups=np.arange(len(keys)),
+        labels=labels,
+        skipped=skipped,
+    )
+
+
+def _find_images(root: Path) -> list[str]:
+    """Keys of all images below root, sorted."""
+    if not root.exists():
+        raise DdmError(f"{root} does not exist: give the folder that holds one sub-folder a domain")
+    if not root.is_dir():
+        raise DdmError(
+            f"{root} is not a folder: give the folder that holds one sub-folder a domain, "
+            "or load a CSV or Parquet file as a manifest"
+        )
+    keys = sorted(_walk(os.fspath(root), "", frozenset()))
+    if not keys:
+        raise DdmError(
+            f"{root} holds no images: expected {root}/<domain>/<image> "
+            f"or {root}/<domain>/<class>/<image>"
+        )
+    # Such a key could be written neither to a report nor to a table.
+    misnamed = [key for key in keys if not _is_unicode(key)]
+    if misnamed:
+        raise DdmError(
+            f"{len(misnamed):,} image paths below {root} are not UTF-8, "
+            f"first {os.fsencode(misnamed[0])!r}: rename them, with convmv for instance"
+        )
+    return keys
+
+
+def _is_unicode(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Keys of the images in a folder; ``above`` identifies the folders on the way to it."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a symbolic link that leads back up
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DdmError(
+            f"{folder} cannot be listed ({error.strerror}): make it readable or move it away"
+        ) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _IGNORED:
+            continue
+        # A broken link with an image's name goes on the list: it is reported as unreadable.
+        if entry.is_dir(follow_symlinks=False) or (
+            entry.is_symlink() and os.path.isdir(entry.path)
+        ):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        elif is_image_name(entry.name):
+            yield prefix + entry.name
+
+
+def _has_classes(root: Path, keys: list[str]) -> bool:
+    """Whether the images lie in class folders; raises `DdmError` where the layout is not ours."""
+    by_depth = {key.count("/"): key for key in reversed(keys)}
+    if 0 in by_depth:
+        raise DdmError(
+            f"{root / by_depth[0]} lies directly in {root}: put each source's images in its own "
+            "sub-folder, or use a manifest"
+        )
+    split = next((key.split("/")[0] for key in keys if _is_split(key.split("/")[0])), None)
+    if split is not None:
+        raise DdmError(
+            f"{root / split} is called like a split, not a domain: expected "
+            f"{root}/<domain>/<class>/<image>; name splits in the column 'split' of a manifest, "
+            "or rename the folder if it is a domain"
+        )
+    nested = [key for depth, key in by_depth.items() if depth > 1]
+    if 1 in by_depth and nested:
+        raise DdmError(
+            f"{root / by_depth[1]} lies directly in its domain's folder, but "
+            f"{root / min(nested)} in a class folder: move the former into a class folder, "
+            "or take all class folders away"
+        )
+    return bool(nested)
+
+
+def _is_split(folder: str) -> bool:
+    return folder.lower() in _SPLIT_NAMES

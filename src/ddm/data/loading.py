@@ -1,0 +1,115 @@
+"""Batches of a data set: ``(images, domain, index)``, in an order that a seed and an epoch fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ddm.data.base import ImageDataset
+
+#: images (N, C, H, W) uint8; domain (N,) int64, -1 unknown; index (N,) int64 into the whole data set
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class IndexedImages(Dataset[Batch]):
+    """Some images of a data set, fetched a batch at a time.
+
+    Args:
+        dataset: the whole data set.
+        indices: which of its images, shape (M,).
+    """
+
+    def __init__(self, dataset: ImageDataset, indices: NDArray[np.int64]) -> None:
+        self.dataset = dataset
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        index = self.indices[np.asarray(positions, dtype=np.int64)]
+        read = self.dataset.read
+        # Sources that hold their images in one array hand over a batch in one go.
+        batch = getattr(read, "batch", None)
+        images = batch(index) if batch else np.stack([read(int(i)) for i in index])
+        return (
+            torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+            torch.from_numpy(self.dataset.domains.index[index]),
+            torch.from_numpy(index),
+        )
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of one epoch, from any batch on.
+
+    The order is a function of seed and epoch alone: there is no state to save, and a run that is
+    resumed sees what it would have seen. Each rank takes its share of the same global batch, so that
+    W ranks see together what one process with a W times larger batch sees. What does not fill a
+    global batch at the end of an epoch is left out of that epoch.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples in a batch, on each rank.
+        seed: of the order.
+        epoch: of the order.
+        start: batches to skip, because they were seen before the run was interrupted.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: the data set does not fill one batch.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if num_samples < batch_size * world_size:
+            raise ValueError(f"{num_samples} samples do not fill a batch of {batch_size * world_size}")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        """Batches of the whole epoch, the skipped ones too: progress is counted from its start."""
+        return self.num_samples // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.num_samples)[: len(self) * self.batch_size * self.world_size]
+        batches = order.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
+        yield from batches[self.start :].tolist()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def batches(
+    images: IndexedImages, sampler: Sampler[list[int]] | None, batch_size: int, workers: int
+) -> DataLoader[Batch]:
+    """A loader over ``sampler``'s batches; in order, to the last image, where it is None."""
+    common: dict[str, Any] = {
+        "collate_fn": _as_it_is,
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+    }
+    if sampler is None:
+        return DataLoader(images, batch_size=batch_size, **common)
+    return DataLoader(images, batch_sampler=sampler, **common)

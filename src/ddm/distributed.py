@@ -1,0 +1,36 @@
+"""Global batches: the rows of every rank, with gradients."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where torch.distributed is not running."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
+    """Concatenate the rows of all ranks along ``dim``, in rank order.
+
+    Gradients flow back to the rank that a row came from, summed over the ranks' losses. Under
+    ``DistributedDataParallel``, which averages gradients over ranks, a loss that every rank computes
+    on the gathered rows therefore has the very gradient of one process on the joined batch.
+
+    Args:
+        rows: the same shape on every rank.
+        dim: the dimension of the batch.
+
+    Returns:
+        Tensor with ``world_size()`` times as many rows; ``rows`` itself on one process.
+    """
+    if world_size() == 1:
+        return rows
+    if rows.requires_grad:
+        return torch.cat(all_gather(rows.contiguous()), dim)
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts, dim)

@@ -1,0 +1,93 @@
+"""Features of an encoder, computed once, in a memory-mapped store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from ddm.data.base import ImageDataset
+from ddm.data.loading import IndexedImages, batches
+from ddm.errors import DdmError
+from ddm.run_folder import atomic
+from ddm.views import plain_view
+
+
+def embed(
+    encoder: nn.Module,
+    dataset: ImageDataset,
+    size: int,
+    store: Path,
+    fingerprint: str,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> NDArray[np.float32]:
+    """Pooled features of every image, read from the store if they are there already.
+
+    Args:
+        encoder: gives features of shape (N, D).
+        dataset: the images.
+        size: side of the view that the encoder takes, in pixels.
+        store: a ``.npy`` file; a ``.json`` beside it says what it holds.
+        fingerprint: names the encoder; with the images' keys it decides whether the store still fits.
+        batch_size: images at a time.
+        workers: processes that decode images.
+
+    Returns:
+        Memory-mapped array of shape (len(dataset), D), in the order of the data set.
+
+    Raises:
+        DdmError: features that are not finite or not pooled.
+    """
+    keys = hashlib.sha256("\n".join(dataset.keys).encode()).hexdigest()
+    about = {"encoder": fingerprint, "keys": keys, "size": size}
+    note = store.with_suffix(".json")
+    if store.exists() and note.exists() and json.loads(note.read_text("utf-8")) == about:
+        return _open(store)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder.to(device).eval()
+    loader = batches(
+        IndexedImages(dataset, np.arange(len(dataset))), None, batch_size, workers
+    )
+    note.unlink(missing_ok=True)
+    with atomic(store) as temporary, torch.inference_mode():
+        array: Any = None
+        for images, _, index in tqdm(loader, desc="Embedding", unit="batch", leave=False):
+            features = encoder(plain_view(images.to(device), size)).float().cpu()
+            if features.ndim != 2:
+                raise DdmError(
+                    f"the encoder gives features of shape {tuple(features.shape)}, not (N, D); pool them"
+                )
+            if not torch.isfinite(features).all():
+                raise DdmError(
+                    f"features of {dataset.keys[int(index[0])]} or its neighbours are not finite; "
+                    "the encoder has diverged: train it anew at a lower learning rate"
+                )
+            if array is None:
+                shape = (len(dataset), features.shape[1])
+                array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+            array[index.numpy()] = features.numpy()
+        array.flush()
+    note.write_text(json.dumps(about), encoding="utf-8")
+    return _open(store)
+
+
+def _open(store: Path) -> NDArray[np.float32]:
+    features: NDArray[np.float32] = np.load(store, mmap_mode="r")
+    return features
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

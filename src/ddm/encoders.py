@@ -1,0 +1,105 @@
+"""Encoders by name: all of timm's, and a small one for 32 to 64 pixels on a CPU."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddm.errors import DdmError
+
+#: Up to this side, in pixels, a ResNet's stem keeps the resolution.
+SMALL_IMAGE = 64
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All that is needed to build an encoder again.
+
+    Args:
+        name: ``"small"``, or a model of timm.
+        channels: channels of the images.
+        image_size: side of the images, in pixels.
+        options: further keyword arguments for ``timm.create_model``.
+    """
+
+    name: str = "small"
+    channels: int = 3
+    image_size: int = 32
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
+    """Make a fresh encoder whose forward gives pooled features, shape (N, feature_dim).
+
+    ``"small"`` is timm's ResNet with one basic block a stage, of 32, 64, 128 and 192 channels: 0.9
+    million parameters. For images of up to 64 pixels it and all of timm's ResNets get the stem
+    that is usual for CIFAR, a 3 x 3 convolution (of stride 1 for named models) and no pooling.
+
+    Args:
+        spec: name, channels, image size.
+
+    Returns:
+        The encoder, in channels-last memory format, and its feature_dim.
+
+    Raises:
+        DdmError: timm knows no such name; the nearest names are offered.
+    """
+    import timm
+    from timm.models.resnet import BasicBlock, ResNet
+
+    if spec.name == "small":
+        model: nn.Module = ResNet(
+            BasicBlock,
+            (1, 1, 1, 1),
+            num_classes=0,
+            in_chans=spec.channels,
+            channels=(32, 64, 128, 192),
+            **spec.options,
+        )
+    elif timm.is_model(spec.name):
+        sized = {"img_size": spec.image_size} if _takes_image_size(spec.name) else {}
+        model = timm.create_model(
+            spec.name, num_classes=0, in_chans=spec.channels, **{**sized, **spec.options}
+        )
+    else:
+        near = difflib.get_close_matches(spec.name, ["small", *timm.list_models()], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
+        raise DdmError(f"encoder {spec.name!r} is neither 'small' nor a model of timm{hint}")
+    if isinstance(model, ResNet) and spec.image_size <= SMALL_IMAGE:
+        use_small_stem(model, stride=2 if spec.name == "small" else 1)
+    import torch
+
+    return model.to(memory_format=torch.channels_last), int(model.num_features)  # type: ignore[arg-type, call-overload, no-any-return, union-attr]
+
+
+def use_small_stem(model: Any, stride: int) -> None:
+    """Give a timm ResNet the stem for small images: a 3 x 3 convolution and no pooling."""
+    old = model.conv1
+    if not isinstance(old, nn.Conv2d):
+        return
+    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+
+
+def _takes_image_size(name: str) -> bool:
+    import timm
+
+    return not timm.get_pretrained_cfg_value(name, "fixed_input_size") is None and bool(
+        timm.get_pretrained_cfg_value(name, "fixed_input_size")
+    )
+
+
+def pooled(output: Tensor) -> Tensor:
+    """Check that an encoder gives pooled features."""
+    if output.ndim != 2:
+        raise DdmError(
+            f"the encoder gives features of shape {tuple(output.shape)}; they must be pooled to (N, D)"
+        )
+    return output

@@ -1,0 +1,145 @@
+"""Evaluation of a run: probes, retrieval and leakage on seen and unseen domains."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddm.data import load_images
+from ddm.data.base import ImageDataset
+from ddm.embed import embed, file_fingerprint
+from ddm.errors import DdmError
+from ddm.export import load_encoder
+from ddm.probe import Row
+from ddm.protocols import SeenUnseen
+from ddm.run_folder import RunFolder, atomic
+
+PACKAGES = ("ddm-ssl", "torch", "timm", "lightly", "pytorch-lightning", "scikit-learn", "numpy")
+
+
+def evaluate(
+    run_path: Path | str,
+    unseen: Sequence[str] | None = None,
+    dataset: ImageDataset | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a finished run and write ``results.json`` into its folder.
+
+    Args:
+        run_path: the run folder.
+        unseen: domains to treat as unseen; by default those that the run held out.
+        dataset: the images; opened as the run's configuration says by default.
+        seed: of the bootstrap.
+
+    Returns:
+        What was written: the rows of :mod:`ddm.protocols` under ``"rows"``, and what they came from.
+
+    Raises:
+        DdmError: not a finished run, images that have changed, a domain named unseen that took part.
+    """
+    run, config = RunFolder.open(run_path)
+    encoder, spec, variant_dim = load_encoder(run.encoder_file)
+    if dataset is None:
+        dataset = load_images(config.images, config.size, config.channels, config.strict)
+    dataset = run.with_saved_domains(dataset)
+    outside = tuple(config.held_out if unseen is None else unseen)
+    trained_on = set(outside) - set(config.held_out)
+    if trained_on:
+        raise DdmError(
+            f"--unseen {', '.join(sorted(trained_on))}: the run did not hold out that domain; it held out "
+            f"{', '.join(config.held_out) or 'none'}"
+        )
+    features = embed(
+        encoder,
+        dataset,
+        spec.image_size,
+        run.path / "features.npy",
+        file_fingerprint(run.encoder_file),
+    )
+    rows = SeenUnseen(dataset, outside, seed).evaluate(
+        {
+            "all": np.asarray(features),
+            "invariant": np.ascontiguousarray(features[:, variant_dim:]),
+            "variant": np.ascontiguousarray(features[:, :variant_dim]),
+        }
+    )
+    results = {
+        "run": str(run.path),
+        "config": asdict(config),
+        "data": describe(dataset),
+        "unseen": list(outside),
+        "feature_dim": int(features.shape[1]),
+        "variant_dim": variant_dim,
+        "seed": seed,
+        "rows": rows,
+        **environment(),
+    }
+    with atomic(run.results_file) as temporary:
+        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return results
+
+
+def describe(dataset: ImageDataset) -> dict[str, Any]:
+    """What a data set holds, for results and reports."""
+    return {
+        "name": dataset.name,
+        "images": len(dataset),
+        "domains": dict(
+            zip(dataset.domains.names, dataset.domains.counts().tolist(), strict=True)
+        ),
+        "splits": {s: int((dataset.splits == s).sum()) for s in ("train", "val", "test")},
+        "labels": {name: list(labels.names) for name, labels in dataset.labels.items()},
+        "groups": len(np.unique(dataset.groups)),
+        "skipped": len(dataset.skipped),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, to stand beside every number."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "machine": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "device": device,
+        },
+    }
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """The main figures as text: means over domains, by portion."""
+    portions = list(dict.fromkeys(r["portion"] for r in rows))
+    keys = ("measure", "label", "trained_on", "side")
+    means = {
+        (*(r[k] for k in keys), r["portion"]): r for r in rows if r["domain"] == "mean"
+    }
+    lines = list(dict.fromkeys(key[:-1] for key in means))
+    header = ["figure", "domains", *portions, "chance"]
+    table = [header]
+    for line in lines:
+        measure, label, trained_on, side = line
+        trained = f", trained on {trained_on}" if measure in ("linear", "knn") else ""
+        cells = []
+        for portion in portions:
+            r = means.get((*line, portion))
+            cells.append("-" if r is None else _percent(r))
+        chance = next(means[(*line, p)]["chance"] for p in portions if (*line, p) in means)
+        table.append([f"{measure} {label}{trained}", side, *cells, f"{100 * chance:.1f}"])
+    widths = [max(len(r[i]) for r in table) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in table
+    )
+
+
+def _percent(r: Row) -> str:
+    return f"{100 * r['value']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"

@@ -1,0 +1,112 @@
+"""The trained encoder as files that need nothing of this library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
+from torch import nn
+
+from ddm.encoders import EncoderSpec, build_encoder
+from ddm.errors import DdmError
+from ddm.run_folder import RunFolder, atomic
+from ddm.views import normalization
+
+_LOAD_WITH_TIMM = '''"""How to load this encoder with timm alone (pip install timm safetensors)."""
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.resnet import BasicBlock, ResNet
+
+{build}
+model.load_state_dict(load_file(Path(__file__).parent / "encoder.safetensors"))
+model.eval()
+
+# Images in [0, 1], shape (N, {channels}, {size}, {size}), normalised by this mean and deviation:
+mean = torch.tensor({mean}).view(1, -1, 1, 1)
+std = torch.tensor({std}).view(1, -1, 1, 1)
+with torch.inference_mode():
+    features = model((torch.rand(2, {channels}, {size}, {size}) - mean) / std)
+variant, invariant = features[:, :{variant_dim}], features[:, {variant_dim}:]
+print(features.shape, variant.shape, invariant.shape)
+'''
+
+
+def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_dim: int) -> None:
+    """Write ``encoder.safetensors``, which describes itself, and ``load_encoder.py`` beside it.
+
+    Args:
+        run: the run folder.
+        encoder: the trained encoder.
+        spec: how it was built.
+        variant_dim: width of the domain-variant portion.
+    """
+    mean, std = normalization(spec.channels)
+    about = {"spec": spec.to_dict(), "variant_dim": variant_dim, "mean": mean, "std": std}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    with atomic(run.encoder_file) as temporary:
+        save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
+    text = _LOAD_WITH_TIMM.format(
+        build=_build_lines(spec, encoder),
+        channels=spec.channels,
+        size=spec.image_size,
+        mean=mean,
+        std=std,
+        variant_dim=variant_dim,
+    )
+    (run.path / "load_encoder.py").write_text(text, encoding="utf-8")
+
+
+def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
+    """Read an encoder that :func:`save_encoder` wrote.
+
+    Args:
+        path: the ``.safetensors`` file.
+
+    Returns:
+        The encoder in evaluation mode, its spec and variant_dim.
+
+    Raises:
+        DdmError: there is no such file, or it is damaged, or it was not written by this library.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise DdmError(f"{path} does not exist: the run has not finished; `ddm resume` it") from None
+    except (SafetensorError, OSError) as error:
+        raise DdmError(f"{path} is damaged ({error}); train the run anew") from None
+    if "ddm" not in metadata:
+        raise DdmError(f"{path} was not written by ddm; load it with timm")
+    about = json.loads(metadata["ddm"])
+    spec = EncoderSpec(**about["spec"])
+    encoder, _ = build_encoder(spec)
+    load_model(encoder, path)
+    return encoder.eval(), spec, int(about["variant_dim"])
+
+
+def _build_lines(spec: EncoderSpec, encoder: nn.Module) -> str:
+    """Code that builds the encoder with timm, the small stem included."""
+    if spec.name == "small":
+        lines = [
+            "model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, "
+            f"in_chans={spec.channels}, channels=(32, 64, 128, 192))"
+        ]
+    else:
+        sized = f", img_size={spec.image_size}" if hasattr(encoder, "patch_embed") else ""
+        lines = [
+            f'model = timm.create_model("{spec.name}", num_classes=0, in_chans={spec.channels}{sized})'
+        ]
+    conv = getattr(encoder, "conv1", None)
+    if isinstance(getattr(encoder, "maxpool", None), nn.Identity) and isinstance(conv, nn.Conv2d):
+        lines += [
+            f"model.conv1 = torch.nn.Conv2d({conv.in_channels}, {conv.out_channels}, 3, "
+            f"stride={conv.stride[0]}, padding=1, bias=False)",
+            "model.maxpool = torch.nn.Identity()",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""How much of the domain is left in each portion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddm.data.base import ImageDataset
+from ddm.probe import Floats, LinearProbe, Row, bootstrap, row
+
+
+def domain_leakage(
+    dataset: ImageDataset, domains: tuple[str, ...], portion: str, features: Floats, seed: int
+) -> list[Row]:
+    """How well a fresh linear probe finds the domain.
+
+    Trained on the training split of the domains, read on their test split. The mean over domains is
+    the balanced accuracy; chance is one over their number. How much of the class a portion holds is
+    what the ordinary probes say. Leakage is reported, not aimed at: it says little about transfer.
+
+    Args:
+        dataset: the images.
+        domains: domains to tell apart.
+        portion: name of the portion, for the rows.
+        features: its features of all images, shape (N, D).
+        seed: of the bootstrap.
+
+    Returns:
+        Rows for each domain, their mean and their worst; none where there is nothing to tell apart.
+    """
+    train, validation, test = (dataset.select(domains, (s,)) for s in ("train", "val", "test"))
+    domain = dataset.domains.index
+    if len(np.unique(domain[train])) < 2 or not len(test):
+        return []
+    probe = LinearProbe.fit((features[train], domain[train]), (features[validation], domain[validation]))
+    right = probe.predict(features[test]) == domain[test]
+    present = [d for d in domains if (domain[test] == dataset.domains.names.index(d)).any()]
+    parts = []
+    for name in present:
+        mine = domain[test] == dataset.domains.names.index(name)
+        parts.append((right[mine], dataset.groups[test[mine]]))
+    each, mean, worst = bootstrap(parts, seed)
+    common = {
+        "measure": "leakage",
+        "label": "domain",
+        "portion": portion,
+        "trained_on": "seen",
+        "side": "seen",
+        "chance": 1 / len(domains),
+    }
+    sizes = [len(r) for r, _ in parts]
+    return [
+        *(row(common, name, i, n) for name, i, n in zip(present, each, sizes, strict=True)),
+        row(common, "mean", mean, sum(sizes)),
+        row(common, "worst", worst, sum(sizes)),
+    ]

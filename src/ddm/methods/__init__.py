@@ -1,0 +1,28 @@
+"""Self-supervised methods, by name."""
+
+from __future__ import annotations
+
+import difflib
+
+from ddm.errors import DdmError
+from ddm.methods.base import Method, MethodOutput, OptimizerSettings
+from ddm.methods.byol import BYOL
+from ddm.methods.simclr import SimCLR
+
+METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "byol": BYOL}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        DdmError: there is none; the nearest name is offered.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name.lower(), METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(METHODS)}"
+        raise DdmError(f"method {name!r} is unknown{hint}")
+    return METHODS[name]
+
+
+__all__ = ["BYOL", "METHODS", "Method", "MethodOutput", "OptimizerSettings", "SimCLR", "find_method"]

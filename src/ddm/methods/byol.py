@@ -1,0 +1,85 @@
+"""BYOL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+from torch import Tensor, nn
+
+from ddm.methods.base import Method, MethodOutput, MomentumCopy, OptimizerSettings, simclr_view
+from ddm.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class BYOLSettings:
+    """Args of BYOL.
+
+    Args:
+        momentum: of the target network at the start; rises to 1 along a cosine.
+        hidden_dim: width of the projection and prediction heads.
+        output_dim: width of the projections.
+    """
+
+    momentum: float = 0.99
+    hidden_dim: int = 1024
+    output_dim: int = 256
+
+
+class BYOL(Method):
+    """Bootstrap Your Own Latent.
+
+    Grill et al., 2020 (arXiv 2006.07733). An online network predicts, from one view, what a slowly
+    following target network projects of the other. The loss is the mean of the two directions, each
+    the negative cosine; the paper's is ``2 + 2`` of it a direction, with the same minimum.
+
+    Args:
+        encoder: gives pooled features, shape (N, feature_dim).
+        feature_dim: their width.
+        head_start: the heads see ``h[:, head_start:]``.
+        settings: momentum and widths.
+    """
+
+    optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: BYOLSettings | None = None,
+    ) -> None:
+        super().__init__(encoder, feature_dim, head_start)
+        self.settings = s = settings or BYOLSettings()
+        self.head = BYOLProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
+        self.prediction_head = BYOLPredictionHead(s.output_dim, s.hidden_dim, s.output_dim)
+        self.target_encoder = MomentumCopy(self.encoder)
+        self.target_head = MomentumCopy(self.head)
+        self.criterion = NegativeCosineSimilarity()
+
+    @classmethod
+    def views(cls, size: int) -> list[ViewSettings]:
+        first, second = simclr_view(size), simclr_view(size, solarize=0.2)
+        if size <= 64:
+            return [first, second]
+        # Table 6 of the paper: nearly always blurred, and nearly never.
+        return [replace(first, blur=1.0), replace(second, blur=0.1)]
+
+    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+        both = torch.cat(list(views))
+        features = self.encoder(both)
+        predictions = self.prediction_head(self.head(features[:, self.head_start :]))
+        targets = self.target_head(self.target_encoder(both)[:, self.head_start :])
+        p1, p2 = predictions.chunk(2)
+        t1, t2 = targets.chunk(2)
+        loss = (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
+        return MethodOutput(loss, torch.stack(features.chunk(2)))
+
+    def after_step(self, progress: float) -> None:
+        momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        self.target_encoder.update(self.encoder, momentum)
+        self.target_head.update(self.head, momentum)

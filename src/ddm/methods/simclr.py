@@ -1,0 +1,68 @@
+"""SimCLR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from torch import Tensor, nn
+
+from ddm.distributed import world_size
+from ddm.methods.base import Method, MethodOutput, OptimizerSettings, simclr_view
+from ddm.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class SimCLRSettings:
+    """Args of SimCLR.
+
+    Args:
+        temperature: of the NT-Xent loss; the paper's best for CIFAR-10 is 0.5, for ImageNet 0.1.
+        hidden_dim: width of the projection head.
+        output_dim: width of the projections.
+    """
+
+    temperature: float = 0.2
+    hidden_dim: int = 512
+    output_dim: int = 128
+
+
+class SimCLR(Method):
+    """A Simple Framework for Contrastive Learning of Visual Representations.
+
+    Chen et al., 2020 (arXiv 2002.05709). Two views of an image attract, all other images of the
+    global batch repel. Both views go through the encoder as one batch, as in the authors' code.
+
+    Args:
+        encoder: gives pooled features, shape (N, feature_dim).
+        feature_dim: their width.
+        head_start: the head sees ``h[:, head_start:]``.
+        settings: temperature and widths.
+    """
+
+    optimizer = OptimizerSettings("lars", learning_rate=0.3, weight_decay=1e-6)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: SimCLRSettings | None = None,
+    ) -> None:
+        super().__init__(encoder, feature_dim, head_start)
+        settings = settings or SimCLRSettings()
+        self.head = SimCLRProjectionHead(self.head_dim, settings.hidden_dim, settings.output_dim)
+        self.criterion = NTXentLoss(settings.temperature, gather_distributed=world_size() > 1)
+
+    @classmethod
+    def views(cls, size: int) -> list[ViewSettings]:
+        return [simclr_view(size)] * 2
+
+    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(list(views)))
+        projections = self.head(features[:, self.head_start :])
+        loss = self.criterion(*projections.chunk(2))
+        return MethodOutput(loss, torch.stack(features.chunk(2)))

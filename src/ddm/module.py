@@ -1,0 +1,198 @@
+"""The Domain Disentanglement Module: the split of the representation, and its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ddm.distributed import gather_rows
+from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """What the module returns.
+
+    Args:
+        loss: weighted sum of the terms, a scalar to add to the self-supervised loss.
+        terms: each term before its weight, detached, for logs.
+        variant: the domain-variant portion of the features given, shape (..., variant_dim).
+        invariant: the domain-invariant portion, shape (..., feature_dim - variant_dim).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    variant: Tensor
+    invariant: Tensor
+
+
+class DomainDisentanglement(nn.Module):
+    """Splits features into a domain-variant and a domain-invariant portion while they are learnt.
+
+    ``h = [h_v | h_i]``: the first ``variant_dim`` dimensions of the encoder's pooled output are
+    domain-variant, the rest domain-invariant. The loss, to be added to any self-supervised one, is
+
+        variant_weight * L_variant(h_v, d) + invariance_weight * L_invariance(h_i, d)
+            + independence_weight * L_independence(h_v, h_i)
+
+    after Kalibhat et al., BMVC 2023 (arXiv 2309.03999). Only that paper's abstract is public: the
+    objectives are this library's own, see :mod:`ddm.objectives`.
+
+    The module has parameters of its own (small classifiers, prototypes): give them to the optimizer.
+    Where torch.distributed runs, all terms are computed over the global batch; every rank must then
+    bring the same number of samples.
+
+    A domain of -1 is unknown: that sample takes no part. A batch that holds fewer than two known
+    domains gives a loss of exactly 0. Under autocast the terms are computed in float32.
+
+    Args:
+        feature_dim: width D of the encoder's pooled output.
+        num_domains: number of domains K, at least 2.
+        variant_dim: width of the variant portion; one eighth of ``feature_dim`` by default.
+        variant: ``"cross_entropy"``, ``"prototypes"`` or None.
+        invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"`` or None.
+        independence: ``"cross_correlation"``, ``"hsic"`` or None.
+        variant_weight: weight of the variant term.
+        invariance_weight: weight of the invariance term.
+        independence_weight: weight of the independence term.
+
+    Raises:
+        ValueError: a width or number out of range, a negative weight, an unknown objective.
+
+    Example:
+        >>> ddm = DomainDisentanglement(feature_dim=512, num_domains=3)
+        >>> h = encoder(torch.cat([view_1, view_2]))
+        >>> loss = ssl_loss(h) + ddm(h, domains.repeat(2)).loss
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        num_domains: int,
+        variant_dim: int | None = None,
+        *,
+        variant: str | None = "cross_entropy",
+        invariance: str | None = "prototypes",
+        independence: str | None = "cross_correlation",
+        variant_weight: float = 1.0,
+        invariance_weight: float = 1.0,
+        independence_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        variant_dim = max(1, feature_dim // 8) if variant_dim is None else variant_dim
+        if not 0 < variant_dim < feature_dim:
+            raise ValueError(
+                f"variant_dim={variant_dim} must lie between 1 and feature_dim - 1 = {feature_dim - 1}:"
+                " both portions need room; choose a smaller variant_dim or a wider encoder"
+            )
+        if num_domains < 2:
+            raise ValueError(
+                f"num_domains={num_domains}: disentanglement needs at least two domains; "
+                "leave the module out for a single one"
+            )
+        weights = {
+            "variant": variant_weight,
+            "invariance": invariance_weight,
+            "independence": independence_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}_weight={weight} must not be negative")
+        self.feature_dim = feature_dim
+        self.num_domains = num_domains
+        self.variant_dim = variant_dim
+        self.weights = weights
+        invariant_dim = feature_dim - variant_dim
+        self.variant = (
+            None
+            if variant is None
+            else _find(VARIANT, "variant", variant)(variant_dim, num_domains)
+        )
+        self.invariance = (
+            None
+            if invariance is None
+            else _find(INVARIANCE, "invariance", invariance)(invariant_dim, num_domains)
+        )
+        self.independence = (
+            None if independence is None else _find(INDEPENDENCE, "independence", independence)()
+        )
+
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The variant and the invariant portion of features, shape (..., D)."""
+        return features[..., : self.variant_dim], features[..., self.variant_dim :]
+
+    def forward(self, features: Tensor, domains: Tensor) -> Disentangled:
+        """Compute the loss.
+
+        Args:
+            features: the encoder's pooled output, shape (N, D); or (V, N, D) for V views of each
+                sample, which the swapped prediction of ``invariance="prototypes"`` makes use of.
+            domains: domain of each sample, integers in [-1, K), shape (N,).
+
+        Returns:
+            The loss, its terms and the two portions.
+
+        Raises:
+            ValueError: shapes or types that do not fit, a domain out of range. (The range is looked
+                at on the CPU only: on a GPU it would make every step wait.)
+        """
+        self._check(features, domains)
+        variant, invariant = self.split(features)
+        stacked = features if features.ndim == 3 else features[None]
+        with torch.autocast(features.device.type, enabled=False):
+            if stacked.dtype in (torch.float16, torch.bfloat16):
+                stacked = stacked.float()
+            h = gather_rows(stacked, dim=1)
+            d = gather_rows(domains.to(h.device))
+            batch = DomainBatch.from_index(d, self.num_domains, num_views=len(h), dtype=h.dtype)
+            h_v, h_i = self.split(h.flatten(0, 1))
+            terms: dict[str, Tensor] = {}
+            if self.variant is not None:
+                terms["variant"] = self.variant(h_v, batch)
+            if self.invariance is not None:
+                terms["invariance"] = self.invariance(h_i, batch)
+            if self.independence is not None:
+                terms["independence"] = self.independence(h_v, h_i, batch)
+            loss = h.new_zeros(())
+            for name, term in terms.items():
+                loss = loss + self.weights[name] * term
+        return Disentangled(
+            loss, {name: term.detach() for name, term in terms.items()}, variant, invariant
+        )
+
+    def _check(self, features: Tensor, domains: Tensor) -> None:
+        if features.ndim not in (2, 3) or features.shape[-1] != self.feature_dim:
+            raise ValueError(
+                f"features must have shape (N, {self.feature_dim}) or (V, N, {self.feature_dim}), "
+                f"not {tuple(features.shape)}; pool feature maps first"
+            )
+        if domains.shape != features.shape[-2:-1]:
+            raise ValueError(
+                f"domains must have shape ({features.shape[-2]},), one a sample, "
+                f"not {tuple(domains.shape)}"
+            )
+        if domains.is_floating_point() or domains.is_complex() or domains.dtype == torch.bool:
+            raise ValueError(f"domains must be integers, not {domains.dtype}")
+        if domains.device.type == "cpu" and domains.numel():
+            low, high = int(domains.min()), int(domains.max())
+            if low < -1 or high >= self.num_domains:
+                raise ValueError(
+                    f"domains must lie in [-1, {self.num_domains}), found {low} to {high}"
+                )
+
+    def extra_repr(self) -> str:
+        return (
+            f"feature_dim={self.feature_dim}, num_domains={self.num_domains}, "
+            f"variant_dim={self.variant_dim}"
+        )
+
+
+def _find(table: dict[str, T], role: str, name: str) -> T:
+    if name not in table:
+        raise ValueError(f"{role}={name!r} is unknown; choose one of {', '.join(table)} or None")
+    return table[name]

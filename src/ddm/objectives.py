@@ -1,0 +1,425 @@
+"""The terms of the loss: one small class each.
+
+Every term weighs domains, not samples: a domain with ten images in the batch counts as much as one
+with a hundred. Samples of unknown domain (``-1``) have no weight, and a batch that holds fewer than
+two known domains gives exactly zero, with a zero gradient. Nothing depends on how many samples are
+known through a tensor's shape, so that no term waits for the device.
+
+The paper's own equations are not public (only its abstract is), so these are this library's design;
+each class names the work that its term comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class DomainBatch:
+    """The domains of a batch, in the forms that the terms need.
+
+    Args:
+        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view by
+            view: row ``v * N + n`` is view ``v`` of sample ``n``.
+        num_views: how many views of each sample the rows hold.
+    """
+
+    one_hot: Tensor
+    num_views: int = 1
+
+    @classmethod
+    def from_index(
+        cls, domains: Tensor, num_domains: int, num_views: int = 1, dtype: torch.dtype | None = None
+    ) -> DomainBatch:
+        """Build from domain indices, shape (N,), ``-1`` for unknown."""
+        classes = torch.arange(num_domains, device=domains.device)
+        one_hot = (domains[:, None] == classes).to(dtype or torch.get_default_dtype())
+        return cls(one_hot.repeat(num_views, 1), num_views)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Rows of each domain, shape (K,)."""
+        return self.one_hot.sum(0)
+
+    @cached_property
+    def several(self) -> Tensor:
+        """1 where the batch holds two known domains or more, else 0; shape ()."""
+        return ((self.counts > 0).sum() > 1).to(self.one_hot.dtype)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Weight of each row, shape (M,): each present domain weighs the same, their sum is 1.
+
+        All zero for a batch of fewer than two known domains.
+        """
+        share = self.one_hot @ (1 / self.counts.clamp_min(1))
+        return self.several * share / (self.counts > 0).sum().clamp_min(1)
+
+    @cached_property
+    def averaging(self) -> Tensor:
+        """``averaging.T @ x`` is the mean of each domain; shape (M, K)."""
+        return self.one_hot / self.counts.clamp_min(1)
+
+    def pairs(self, minimum: int) -> Tensor:
+        """Which pairs of domains have ``minimum`` rows each: (K, K), 1 above the diagonal, else 0."""
+        enough = (self.counts >= minimum).to(self.one_hot.dtype)
+        return torch.outer(enough, enough).triu(1)
+
+
+def standardize(features: Tensor, batch: DomainBatch) -> Tensor:
+    """Zero mean and unit variance in each dimension, all domains weighing the same.
+
+    Encoders differ in the scale of their features by orders of magnitude, and a penalty on raw
+    features could be met by shrinking them; on standardised ones it can not.
+
+    Args:
+        features: shape (M, D).
+
+    Returns:
+        Tensor of shape (M, D).
+    """
+    mean = batch.weights @ features
+    centred = features - mean
+    variance = batch.weights @ centred.square()
+    return centred / (variance + EPS).sqrt()
+
+
+def balanced_cross_entropy(logits: Tensor, batch: DomainBatch) -> Tensor:
+    """Cross-entropy of the domain, the mean over present domains of each domain's mean."""
+    return -(batch.weights[:, None] * batch.one_hot * logits.log_softmax(1)).sum()
+
+
+def mean_over_pairs(similarity: Tensor, pairs: Tensor) -> Tensor:
+    """Mean of ``S_aa + S_bb - 2 S_ab`` over the chosen pairs of domains; 0 if there is none."""
+    own = similarity.diagonal()
+    discrepancy = own[:, None] + own[None, :] - similarity - similarity.T
+    return (pairs * discrepancy).sum() / pairs.sum().clamp_min(1)
+
+
+def squared_distances(x: Tensor) -> Tensor:
+    """Squared Euclidean distances between rows, shape (M, M), differentiable at zero."""
+    norms = x.square().sum(1)
+    return (norms[:, None] + norms[None, :] - 2 * x @ x.T).clamp_min(0)
+
+
+# --- variant: what makes the variant portion tell the domain -------------------------------------
+
+
+class CrossEntropyVariant(nn.Module):
+    """A linear classifier reads the domain off the variant portion.
+
+    Args:
+        dim: width of the variant portion.
+        num_domains: number of domains.
+    """
+
+    def __init__(self, dim: int, num_domains: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(dim, num_domains)
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        return balanced_cross_entropy(self.classifier(standardize(features, batch)), batch)
+
+
+class PrototypeVariant(nn.Module):
+    """One prototype a domain, a momentum mean of its normalised features; cosine softmax to them.
+
+    Prototypical softmax as in Snell et al., 2017 (arXiv 1703.05175), prototypes kept by momentum as
+    in PCL (arXiv 2005.04966). Nothing here is learnt by gradient: the prototypes are buffers.
+
+    Args:
+        dim: width of the variant portion.
+        num_domains: number of domains.
+        temperature: of the cosine softmax.
+        momentum: share of the old prototype that stays at each step.
+    """
+
+    prototypes: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, dim: int, num_domains: int, temperature: float = 0.1, momentum: float = 0.9
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.momentum = momentum
+        self.register_buffer("prototypes", torch.zeros(num_domains, dim))
+        self.register_buffer("seen", torch.zeros(num_domains, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, normalized: Tensor, batch: DomainBatch) -> None:
+        """Move the prototypes of the domains that the batch holds towards their mean."""
+        means = (batch.averaging.T @ normalized).to(self.prototypes.dtype)
+        present = batch.counts > 0
+        kept = torch.where(self.seen, self.momentum, 0.0)[:, None]
+        moved = F.normalize(kept * self.prototypes + (1 - kept) * means, dim=1)
+        self.prototypes.copy_(torch.where(present[:, None], moved, self.prototypes))
+        self.seen.logical_or_(present)
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        normalized = F.normalize(standardize(features, batch), dim=1)
+        if self.training:
+            self.update(normalized, batch)
+        logits = normalized @ self.prototypes.to(normalized.dtype).T / self.temperature
+        # A domain that no batch has held yet has no prototype to be confused with; a finite mask
+        # because 0 * -inf, for the rows of weight 0, would be NaN.
+        logits = logits.masked_fill(~self.seen, -1e4)
+        return balanced_cross_entropy(logits, batch)
+
+
+# --- invariance: what takes the domain out of the invariant portion ------------------------------
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def reverse_gradient(x: Tensor) -> Tensor:
+    """The identity, whose gradient has the opposite sign (Ganin et al., 2016, arXiv 1505.07818)."""
+    reversed_: Tensor = _ReverseGradient.apply(x)
+    return reversed_
+
+
+def _discriminator(dim: int, num_domains: int, hidden_dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, num_domains)
+    )
+
+
+class AdversarialInvariance(nn.Module):
+    """A discriminator looks for the domain; the encoder gets its gradient reversed.
+
+    DANN, Ganin et al., 2016 (arXiv 1505.07818), with balanced domains.
+
+    Args:
+        dim: width of the invariant portion.
+        num_domains: number of domains.
+        hidden_dim: width of the discriminator's hidden layer.
+    """
+
+    def __init__(self, dim: int, num_domains: int, hidden_dim: int = 64) -> None:
+        super().__init__()
+        self.discriminator = _discriminator(dim, num_domains, hidden_dim)
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        hidden = reverse_gradient(standardize(features, batch))
+        return balanced_cross_entropy(self.discriminator(hidden), batch)
+
+
+class ConfusionInvariance(nn.Module):
+    """The encoder makes a discriminator answer "any domain, equally likely".
+
+    Domain confusion, Tzeng et al., 2015 (arXiv 1510.02192). The value is the discriminator's own
+    cross-entropy, which reaches only the discriminator, plus the cross-entropy between its answer and
+    the uniform distribution over the K domains, which reaches only the encoder.
+
+    Args:
+        dim: width of the invariant portion.
+        num_domains: number of domains.
+        hidden_dim: width of the discriminator's hidden layer.
+    """
+
+    def __init__(self, dim: int, num_domains: int, hidden_dim: int = 64) -> None:
+        super().__init__()
+        self.discriminator = _discriminator(dim, num_domains, hidden_dim)
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        hidden = standardize(features, batch)
+        found = balanced_cross_entropy(self.discriminator(hidden.detach()), batch)
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        logits = torch.func.functional_call(self.discriminator, frozen, (hidden,))
+        confusion = -(batch.weights * logits.log_softmax(1).mean(1)).sum()
+        return found + confusion
+
+
+class CORALInvariance(nn.Module):
+    """Mean and covariance of the domains agree, over all pairs of domains.
+
+    CORAL, Sun & Saenko, 2016 (arXiv 1607.01719), with the means as in DomainBed: for each pair,
+    ``mean((mu_a - mu_b)^2) + mean((C_a - C_b)^2)`` on standardised features. Domains with a single row
+    in the batch have no covariance and are left out.
+
+    The covariances themselves are never formed: ``<C_a, C_b>`` is a sum over squared inner products,
+    which costs M x M x D instead of K x D x D.
+    """
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        hidden = standardize(features, batch)
+        dim = hidden.shape[1]
+        pairs = batch.pairs(minimum=2)
+        means = batch.averaging.T @ hidden
+        centred = hidden - batch.one_hot @ means
+        unbiased = batch.one_hot / (batch.counts - 1).clamp_min(1)
+        covariance = unbiased.T @ (centred @ centred.T).square() @ unbiased / dim**2
+        return mean_over_pairs(means @ means.T / dim, pairs) + mean_over_pairs(covariance, pairs)
+
+
+class MMDInvariance(nn.Module):
+    """Maximum mean discrepancy between the domains, over all pairs of domains.
+
+    Gretton et al., 2012; biased estimate with the mean of Gaussian kernels
+    ``exp(-||x - y||^2 / (s * m))``, where ``m`` is the mean squared distance between rows in the batch
+    (no gradient) and ``s`` one of ``scales``, as in DAN (arXiv 1502.02791).
+
+    Args:
+        scales: the kernels' widths, relative to the mean squared distance.
+    """
+
+    def __init__(self, scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)) -> None:
+        super().__init__()
+        self.scales = scales
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        distances = squared_distances(standardize(features, batch))
+        mean = (batch.weights @ distances @ batch.weights).detach() + EPS
+        kernel = torch.stack([(-distances / (s * mean)).exp() for s in self.scales]).mean(0)
+        return mean_over_pairs(
+            batch.averaging.T @ kernel @ batch.averaging, batch.pairs(minimum=1)
+        )
+
+
+class PrototypeInvariance(nn.Module):
+    """Swapped prediction of prototypes that every domain must use equally.
+
+    SwAV, Caron et al., 2020 (arXiv 2006.09882), but the Sinkhorn targets are balanced inside each
+    domain instead of over the batch: each prototype takes the same share of every domain, so that it
+    cannot stand for a domain. It fits domains that share their classes in similar proportions, and
+    forces a false match on domains whose classes are disjoint.
+
+    The target of a row comes from the other views of its sample; with a single view, from the row
+    itself.
+
+    Args:
+        dim: width of the invariant portion.
+        num_domains: number of domains.
+        num_prototypes: number of prototypes; fewer than the rows of a domain in a batch.
+        temperature: of the prediction's softmax.
+        epsilon: the Sinkhorn regularisation; smaller gives harder targets.
+        iterations: of the Sinkhorn-Knopp algorithm.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_domains: int,
+        num_prototypes: int = 64,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.iterations = iterations
+        self.prototypes = nn.Parameter(torch.randn(num_prototypes, dim) / math.sqrt(dim))
+
+    @torch.no_grad()
+    def targets(self, scores: Tensor, one_hot: Tensor) -> Tensor:
+        """Sinkhorn-Knopp inside each domain.
+
+        Args:
+            scores: cosine of each row with each prototype, shape (N, C).
+            one_hot: domains of the rows, shape (N, K).
+
+        Returns:
+            Tensor of shape (N, C); rows sum to 1. Rows of unknown domain are zero.
+        """
+        known = one_hot.sum(1, keepdim=True)
+        # Cosines are at most 1: the shift cancels in the first step and keeps exp from overflowing.
+        q = known * ((scores - 1) / self.epsilon).exp()
+        tiny = torch.finfo(q.dtype).tiny
+        for _ in range(self.iterations):
+            q = q / (one_hot @ (one_hot.T @ q)).clamp_min(tiny)
+            q = q / q.sum(1, keepdim=True).clamp_min(tiny)
+        return q
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        hidden = F.normalize(standardize(features, batch), dim=1)
+        scores = hidden @ F.normalize(self.prototypes, dim=1).T
+        log_p = (scores / self.temperature).log_softmax(1)
+        views, rows = batch.num_views, len(scores) // batch.num_views
+        targets = torch.stack(
+            [
+                self.targets(part, one_hot)
+                for part, one_hot in zip(
+                    scores.split(rows), batch.one_hot.split(rows), strict=True
+                )
+            ]
+        )
+        if views > 1:
+            targets = (targets.sum(0, keepdim=True) - targets) / (views - 1)
+        return -(batch.weights[:, None] * targets.flatten(0, 1) * log_p).sum()
+
+
+# --- independence: what keeps the two portions apart ---------------------------------------------
+
+
+class CrossCorrelationIndependence(nn.Module):
+    """Mean squared correlation between every variant and every invariant dimension; in [0, 1].
+
+    The off-diagonal part of Barlow Twins' objective (arXiv 2103.03230), between portions instead of
+    views. It sees linear dependence only.
+    """
+
+    def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
+        v, i = standardize(variant, batch), standardize(invariant, batch)
+        return ((v * batch.weights[:, None]).T @ i).square().mean()
+
+
+class HSICIndependence(nn.Module):
+    """Normalised Hilbert-Schmidt independence criterion; in [0, 1], sees any dependence.
+
+    Gretton et al., 2005, with Gaussian kernels as wide as the mean squared distance, normalised as in
+    centred kernel alignment (Kornblith et al., 2019, arXiv 1905.00414). Rows are weighted so that
+    domains count alike.
+    """
+
+    def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
+        root = torch.outer(batch.weights, batch.weights).sqrt()
+
+        def kernel(x: Tensor) -> Tensor:
+            distances = squared_distances(standardize(x, batch))
+            mean = (batch.weights @ distances @ batch.weights).detach() + EPS
+            k = (-distances / mean).exp()
+            row_mean = k @ batch.weights
+            centred = k - row_mean[:, None] - row_mean[None, :] + batch.weights @ row_mean
+            return root * centred
+
+        k, l = kernel(variant), kernel(invariant)
+        # Not the smallest number: its power of -1.5, in the gradient, must be finite too.
+        scale = k.square().sum() * l.square().sum() + 1e-12
+        return (k * l).sum() / scale.sqrt()
+
+
+#: What a name stands for: called with (width of the portion, number of domains).
+VARIANT: dict[str, Callable[[int, int], nn.Module]] = {
+    "cross_entropy": CrossEntropyVariant,
+    "prototypes": PrototypeVariant,
+}
+INVARIANCE: dict[str, Callable[[int, int], nn.Module]] = {
+    "adversarial": AdversarialInvariance,
+    "confusion": ConfusionInvariance,
+    "coral": lambda dim, num_domains: CORALInvariance(),
+    "mmd": lambda dim, num_domains: MMDInvariance(),
+    "prototypes": PrototypeInvariance,
+}
+INDEPENDENCE: dict[str, Callable[[], nn.Module]] = {
+    "cross_correlation": CrossCorrelationIndependence,
+    "hsic": HSICIndependence,
+}

@@ -1,0 +1,404 @@
+"""Pre-training: any method, any encoder, with the module or without."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightly.models.utils import get_weight_decay_parameters
+from lightly.utils.lars import LARS
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ddm.checkpoints import AtomicCheckpointIO, MetricsFile, load_checkpoint
+from ddm.collapse import collapse_warning, effective_rank, relative_deviation
+from ddm.config import PretrainConfig, differences
+from ddm.data import load_images
+from ddm.data.base import ImageDataset
+from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches
+from ddm.encoders import EncoderSpec, build_encoder
+from ddm.errors import DdmError
+from ddm.export import save_encoder
+from ddm.methods import OptimizerSettings, find_method
+from ddm.module import DomainDisentanglement
+from ddm.run_folder import RunFolder
+from ddm.views import random_views
+
+LOG_EVERY = 10
+
+
+class Pretraining(pl.LightningModule):
+    """One method on one encoder, with the module or without.
+
+    All randomness of a step is drawn from its seed and number, so that nothing random needs saving:
+    a resumed run draws what the uninterrupted one would have drawn.
+
+    Args:
+        config: the run's settings.
+        dataset: all images; the run trains on those of its domains and split.
+    """
+
+    def __init__(self, config: PretrainConfig, dataset: ImageDataset) -> None:
+        super().__init__()
+        self.config = config
+        # The domains that take part are numbered anew, from 0: a held-out one needs no classifier.
+        self.domain_names = training_domains(config, dataset)
+        position = np.full(dataset.domains.num_domains + 1, -1)
+        for new, name in enumerate(self.domain_names):
+            position[dataset.domains.names.index(name)] = new
+        self.register_buffer("domain_number", torch.from_numpy(position), persistent=False)
+        self.images = IndexedImages(dataset, training_images(config, dataset))
+        # A generator of its own, so that adding the module does not change the encoder's first weights.
+        with seeded(config.seed, 0):
+            spec = EncoderSpec(config.encoder, config.channels, config.size)
+            encoder, feature_dim = build_encoder(spec)
+            module = config.ddm
+            variant_dim = module.variant_dim or max(1, feature_dim // 8)
+            method = find_method(config.method)
+            sees_all = module.ssl_sees == "all" or not module.enabled
+            self.method = method(encoder, feature_dim, 0 if sees_all else variant_dim)
+        self.view_settings = method.views(config.size)
+        self.variant_dim = variant_dim
+        self.module: DomainDisentanglement | None = None
+        if module.enabled:
+            with seeded(config.seed, 1):
+                self.module = DomainDisentanglement(
+                    feature_dim,
+                    max(2, len(self.domain_names)),
+                    variant_dim,
+                    variant=module.variant,
+                    invariance=module.invariance,
+                    independence=module.independence,
+                    variant_weight=module.variant_weight,
+                    invariance_weight=module.invariance_weight,
+                    independence_weight=module.independence_weight,
+                )
+        self.last_features: Tensor | None = None
+        self.clock = time.perf_counter()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches of this epoch, from where the checkpoint left it; called for each epoch."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        in_memory = hasattr(self.images.dataset.read, "batch")
+        workers = self.config.workers
+        if workers is None:
+            workers = 0 if in_memory else min(8, os.cpu_count() or 1)
+        sampler = EpochBatches(
+            len(self.images),
+            self.config.batch_size,
+            self.config.seed,
+            epoch=self.current_epoch,
+            start=progress.ready if self.trainer.fit_loop.restarting else 0,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return batches(self.images, sampler, self.config.batch_size, workers)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(self._step_seed())
+
+    def _step_seed(self) -> int:
+        key = [self.config.seed, self.global_step, self.global_rank]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, domain, index = batch
+        generator = torch.Generator().manual_seed(self._step_seed())
+        views = random_views(images, self.view_settings, generator)
+        output = self.method(views)
+        loss: Tensor = output.loss
+        terms = {"ssl": output.loss.detach()}
+        if self.module is not None:
+            # Looked up where the numbers are: an unknown domain (-1) finds the last entry, -1.
+            known = self.domain_number[domain]  # type: ignore[index]
+            disentangled = self.module(output.features, known)
+            loss = loss + disentangled.loss
+            terms |= disentangled.terms
+        self._refuse_nan(terms, index)
+        self.last_features = output.features.detach()[0]
+        self.log("loss", loss.detach(), prog_bar=True)
+        self.log_dict(terms, prog_bar=True)
+        return loss
+
+    def _refuse_nan(self, terms: dict[str, Tensor], index: Tensor) -> None:
+        if torch.isfinite(torch.stack(list(terms.values()))).all():
+            return
+        culprits = [name for name, value in terms.items() if not torch.isfinite(value)]
+        raise DdmError(
+            f"the loss is not finite at step {self.global_step}: {', '.join(culprits)}; "
+            f"images of the batch: {index[:8].tolist()}...; lower --learning_rate, or raise "
+            "--warmup_epochs; the last good checkpoint is kept"
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        total = self.trainer.estimated_stepping_batches
+        self.method.after_step(self.global_step / float(total))
+        now = time.perf_counter()
+        speed = len(batch[0]) * self.trainer.world_size / (now - self.clock)
+        self.clock = now
+        self.log("images/s", speed, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        if self.last_features is None:
+            return
+        features = self.last_features.float()
+        rank, deviation = effective_rank(features), relative_deviation(features)
+        self.log_dict({"effective_rank": rank, "feature_deviation": deviation})
+        # The first epochs start from a network that has learnt nothing yet.
+        warning = collapse_warning(rank, deviation, features)
+        if warning and self.current_epoch >= min(5, self.config.epochs // 4):
+            self.trainer.fit_loop.epoch_loop  # noqa: B018
+            tell(
+                f"epoch {self.current_epoch}: {warning}: the encoder is collapsing. Lower "
+                "--learning_rate, raise --batch_size, or lower the weights of the module"
+            )
+
+    def configure_optimizers(self) -> Any:
+        settings = optimizer_settings(self.config)
+        modules: list[nn.Module] = [self.method]
+        if self.module is not None:
+            modules.append(self.module)
+        decayed, free = get_weight_decay_parameters(modules)
+        groups = [
+            {"params": [p for p in decayed if p.requires_grad]},
+            {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
+        ]
+        batch = self.config.batch_size * self.trainer.world_size
+        optimizer = make_optimizer(groups, settings, batch)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = int(self.config.warmup_epochs * steps / self.config.epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(steps, warmup))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        from dataclasses import asdict
+
+        checkpoint["ddm_config"] = asdict(self.config)
+
+
+class seeded:
+    """Inside, torch's random numbers follow from a seed; outside, they go on as if nothing had been."""
+
+    def __init__(self, *seed: int) -> None:
+        self.seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+    def __enter__(self) -> None:
+        self.fork = torch.random.fork_rng(devices=[])
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.fork.__exit__(*exception)
+
+
+def optimizer_settings(config: PretrainConfig) -> OptimizerSettings:
+    """The method's own optimizer, as far as the configuration does not say otherwise."""
+    own = find_method(config.method).optimizer
+    name = config.optimizer or own.name
+    if name != own.name and config.learning_rate is None:
+        raise DdmError(
+            f"--optimizer {name} differs from {config.method}'s own ({own.name}); "
+            "a learning rate does not carry over: give --learning_rate too"
+        )
+    return OptimizerSettings(
+        name,
+        own.learning_rate if config.learning_rate is None else config.learning_rate,
+        own.weight_decay if config.weight_decay is None else config.weight_decay,
+        own.reference_batch,
+    )
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: OptimizerSettings, batch: int
+) -> torch.optim.Optimizer:
+    """The optimizer at the learning rate that fits the global batch."""
+    rate = settings.learning_rate * batch / settings.reference_batch
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
+    kind = LARS if settings.name == "lars" else torch.optim.SGD
+    return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def cosine_with_warmup(steps: int, warmup: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: a linear rise, then half a cosine to zero."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+    return factor
+
+
+def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]:
+    """Names of the domains that take part.
+
+    Raises:
+        DdmError: a held-out domain does not exist, or the module has fewer than two domains left.
+    """
+    unknown = set(config.held_out) - set(dataset.domains.names)
+    if unknown:
+        raise DdmError(
+            f"--held_out {', '.join(sorted(unknown))}: no such domain; "
+            f"{dataset.name} has {', '.join(dataset.domains.names) or 'none'}"
+        )
+    left = [name for name in dataset.domains.names if name not in config.held_out]
+    if len(left) < 2 and config.ddm.enabled:
+        raise DdmError(
+            f"{dataset.name} has {len(left)} domain to train on ({', '.join(left) or 'none known'}), and "
+            "the module needs two; add domains, hold out fewer, or train without it: --ddm.enabled false"
+        )
+    return left
+
+
+def training_images(config: PretrainConfig, dataset: ImageDataset) -> np.ndarray[Any, Any]:
+    """Indices of the images that the run trains on.
+
+    Raises:
+        DdmError: they do not fill one batch.
+    """
+    out = [dataset.domains.names.index(name) for name in config.held_out]
+    chosen = ~np.isin(dataset.domains.index, out)
+    if config.train_split == "train":
+        chosen &= dataset.splits == "train"
+    indices = np.flatnonzero(chosen).astype(np.int64)
+    needed = config.batch_size * config.devices
+    if len(indices) < needed:
+        raise DdmError(
+            f"--batch_size {config.batch_size} on {config.devices} device(s) needs {needed} images, but "
+            f"{dataset.name} has {len(indices)} to train on; choose a smaller batch"
+            + (", or --train_split all" if config.train_split == "train" else "")
+        )
+    return indices
+
+
+def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> RunFolder:
+    """Train an encoder; everything ends up in the run folder ``config.output``.
+
+    Args:
+        config: the run's settings.
+        dataset: the images; opened from ``config.images`` by default.
+
+    Returns:
+        The run folder, with ``encoder.safetensors`` in it.
+
+    Raises:
+        DdmError: unusable settings or images; before anything is written.
+    """
+    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
+    try:
+        training = Pretraining(config, dataset)
+    except DdmError:
+        raise
+    except ValueError as error:
+        raise DdmError(str(error)) from None
+    optimizer_settings(config)
+    run = RunFolder.create(config)
+    run.save_domains(dataset)
+    return _fit(run, training, resume=False)
+
+
+def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
+    """Continue an interrupted run to its end, as if it had never stopped.
+
+    Args:
+        path: the run folder.
+        dataset: the images; opened as the run's configuration says by default.
+
+    Raises:
+        DdmError: not a run folder, no checkpoint, a checkpoint of another configuration, or images
+            that have changed since.
+    """
+    run, config = RunFolder.open(path)
+    checkpoint = load_checkpoint(run.checkpoint_file)
+    theirs = PretrainConfig.from_dict(checkpoint.get("ddm_config"), str(run.checkpoint_file))
+    changed = differences(theirs, config)
+    if changed:
+        raise DdmError(
+            f"{run.checkpoint_file} is of another configuration than {run.config_file} "
+            f"({'; '.join(changed)}); restore the file, or begin a new run"
+        )
+    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
+    training = Pretraining(config, run.with_saved_domains(dataset))
+    return _fit(run, training, resume=True)
+
+
+def _fit(run: RunFolder, training: Pretraining, resume: bool) -> RunFolder:
+    config = training.config
+    saved_step = load_checkpoint(run.checkpoint_file)["global_step"] if resume else None
+    metrics = MetricsFile(run.metrics_file, saved_step)
+    if resume:
+        metrics.rewrite()
+    trainer = pl.Trainer(
+        default_root_dir=run.path,
+        max_epochs=config.epochs,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=_precision(config),
+        logger=[metrics, _tensorboard(run, saved_step)],
+        log_every_n_steps=LOG_EVERY,
+        callbacks=_callbacks(run, config),
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        sync_batchnorm=config.devices > 1,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        # The loaders are made anew each epoch on purpose, and images in memory need no workers.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*number of training batches.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+        trainer.fit(training, ckpt_path=str(run.checkpoint_file) if resume else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        save_encoder(
+            run,
+            training.method.encoder,
+            EncoderSpec(config.encoder, config.channels, config.size),
+            training.variant_dim,
+        )
+    return run
+
+
+def _precision(config: PretrainConfig) -> Any:
+    if config.precision != "auto":
+        return config.precision
+    on_gpu = config.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu else "32-true"
+
+
+def _tensorboard(run: RunFolder, saved_step: int | None) -> TensorBoardLogger:
+    purge = None if saved_step is None else saved_step + 1
+    return TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=purge)
+
+
+def _callbacks(run: RunFolder, config: PretrainConfig) -> list[pl.Callback]:
+    common: dict[str, Any] = {
+        "dirpath": run.checkpoint_file.parent,
+        "filename": run.checkpoint_file.stem,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
+    if config.checkpoint_steps:
+        common["every_n_train_steps"] = config.checkpoint_steps
+    return [ModelCheckpoint(**common), TQDMProgressBar(refresh_rate=5)]
+
+
+def tell(message: str) -> None:
+    """A warning for the person at the terminal, below the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(f"ddm: warning: {message}")

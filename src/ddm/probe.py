@@ -1,0 +1,179 @@
+"""Probes over stored features: a linear one and nearest neighbours; intervals over groups."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+#: One line of the table of results.
+Row = dict[str, Any]
+
+#: Inverse strengths of the L2 penalty that a linear probe chooses from, on validation data.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Multinomial logistic regression on standardised features, the usual linear probe.
+
+    Args:
+        scaler: fitted on the training features.
+        model: fitted on the scaled training features.
+        penalty: the chosen inverse penalty.
+    """
+
+    scaler: StandardScaler
+    model: LogisticRegression
+    penalty: float
+
+    @classmethod
+    def fit(cls, train: tuple[Floats, Ints], validation: tuple[Floats, Ints]) -> LinearProbe:
+        """Fit for each penalty, keep the best on the validation data.
+
+        Args:
+            train: features (N, D) and classes (N,).
+            validation: the same of other samples; without any the strongest penalty but one is kept.
+
+        Raises:
+            ValueError: fewer than two classes to train on.
+        """
+        x, y = train
+        if len(np.unique(y)) < 2:
+            raise ValueError("a probe needs two classes to tell apart")
+        scaler = StandardScaler().fit(x)
+        scaled = scaler.transform(x)
+        best: tuple[float, float, LogisticRegression] | None = None
+        weights = None
+        for penalty in PENALTIES:
+            model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3, warm_start=True)
+            if weights is not None:
+                model.coef_, model.intercept_ = weights
+            with warnings.catch_warnings():
+                # Weak penalties converge slowly; one that stops early competes as it is.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(scaled, y)
+            weights = model.coef_.copy(), model.intercept_.copy()
+            if len(validation[1]):
+                score = float((model.predict(scaler.transform(validation[0])) == validation[1]).mean())
+            else:
+                score = -abs(np.log10(penalty) + 2)
+            if best is None or score > best[0]:
+                best = score, penalty, model
+        assert best is not None
+        return cls(scaler, best[2], best[1])
+
+    def predict(self, features: Floats) -> Ints:
+        """Classes of features of shape (N, D)."""
+        predicted: Ints = self.model.predict(self.scaler.transform(features))
+        return predicted
+
+
+def knn_predict(
+    train: tuple[Floats, Ints], features: Floats, k: int = 20, temperature: float = 0.07
+) -> Ints:
+    """Weighted vote of the nearest neighbours by cosine.
+
+    Wu et al., 2018 (arXiv 1805.01978), with the k and temperature of DINO (arXiv 2104.14294). A k
+    above the number of training samples takes all of them.
+
+    Args:
+        train: features (N, D) and classes (N,).
+        features: shape (M, D).
+        k: how many neighbours vote.
+        temperature: a neighbour at cosine s has ``exp(s / temperature)`` votes.
+
+    Returns:
+        Classes, shape (M,).
+    """
+    bank = F.normalize(torch.from_numpy(np.ascontiguousarray(train[0])), dim=1)
+    names, labels = np.unique(train[1], return_inverse=True)
+    one_hot = F.one_hot(torch.from_numpy(labels), len(names)).float()
+    predictions = []
+    for part in torch.from_numpy(np.ascontiguousarray(features)).split(1024):
+        similarity, neighbours = (F.normalize(part, dim=1) @ bank.T).topk(min(k, len(bank)))
+        votes = (similarity / temperature).exp()[:, :, None] * one_hot[neighbours]
+        predictions.append(votes.sum(1).argmax(1))
+    chosen: Ints = names[torch.cat(predictions).numpy()] if predictions else np.empty(0, np.int64)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    parts: list[tuple[NDArray[np.bool_], Ints]], seed: int = 0, resamples: int = 1000
+) -> tuple[list[Interval], Interval, Interval]:
+    """Accuracy of several parts (domains), their mean and their worst, with intervals over groups.
+
+    Groups are resampled, not samples: variants of one thing succeed and fail together, and so do the
+    drawings of one thing in several domains. Percentile method.
+
+    Args:
+        parts: for each part, which samples were right, shape (n,), and their groups, shape (n,).
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        One interval a part, that of their mean, that of their worst.
+
+    Raises:
+        ValueError: a part without samples.
+    """
+    if not parts or any(len(right) == 0 for right, _ in parts):
+        raise ValueError("accuracy of no samples")
+    all_groups, place = np.unique(np.concatenate([g for _, g in parts]), return_inverse=True)
+    hits = np.zeros((len(parts), len(all_groups)))
+    sizes = np.zeros_like(hits)
+    start = 0
+    for i, (right, groups) in enumerate(parts):
+        where = place[start : start + len(groups)]
+        np.add.at(hits[i], where, right)
+        np.add.at(sizes[i], where, 1)
+        start += len(groups)
+    rng = np.random.default_rng(seed)
+    share = np.full(len(all_groups), 1 / len(all_groups))
+    draws = rng.multinomial(len(all_groups), share, size=resamples)
+    drawn = draws @ sizes.T
+    # A resample without one sample of a part says nothing of it.
+    with np.errstate(invalid="ignore"):
+        accuracy = (draws @ hits.T) / drawn
+    exact = hits.sum(1) / sizes.sum(1)
+
+    def interval(value: float, sample: NDArray[np.float64]) -> Interval:
+        low, high = np.nanpercentile(sample, [2.5, 97.5])
+        return Interval(float(value), float(low), float(high))
+
+    return (
+        [interval(exact[i], accuracy[:, i]) for i in range(len(parts))],
+        interval(exact.mean(), np.nanmean(accuracy, axis=1)),
+        interval(exact.min(), np.nanmin(accuracy, axis=1)),
+    )
+
+
+def row(common: Row, domain: str, interval: Interval, n: int) -> Row:
+    """One row of the table of results."""
+    return {
+        **common,
+        "domain": domain,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": n,
+    }

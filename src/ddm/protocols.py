@@ -1,0 +1,147 @@
+"""Protocols: which images a probe is trained on, and which it is read on.
+
+Seen and unseen domains
+    Probes are trained on the training split of the domains that the encoder was pre-trained on, their
+    penalty is chosen on the validation split of those, and they are read on the test split of every
+    domain. An unseen domain thus plays no part in any choice. Beside it stands a probe that was trained
+    on the unseen domain itself ("own"): what the features would allow if labels of it existed.
+
+All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain, side,
+value, low, high, n, chance``; ``domain`` is a name, ``"mean"`` or ``"worst"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm.data.base import ImageDataset, Labels
+from ddm.leakage import domain_leakage
+from ddm.probe import Floats, Ints, LinearProbe, Row, bootstrap, knn_predict, row
+
+
+@dataclass(frozen=True)
+class SeenUnseen:
+    """The protocol of seen and unseen domains.
+
+    Args:
+        dataset: the images.
+        unseen: domains that the encoder was not trained on.
+        seed: of the bootstrap.
+    """
+
+    dataset: ImageDataset
+    unseen: tuple[str, ...]
+    seed: int = 0
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        return tuple(name for name in self.dataset.domains.names if name not in self.unseen)
+
+    def side(self, domain: str) -> str:
+        return "unseen" if domain in self.unseen else "seen"
+
+    def evaluate(self, portions: Mapping[str, Floats]) -> list[Row]:
+        """All figures of all portions.
+
+        Args:
+            portions: name of each portion and its features of all images, shape (N, D).
+        """
+        rows: list[Row] = []
+        for portion, features in portions.items():
+            for label, labels in self.dataset.labels.items():
+                rows += self._probes(portion, features, label, labels)
+            rows += self._retrieval(portion, features)
+            rows += domain_leakage(self.dataset, self.seen, portion, features, self.seed)
+        return rows
+
+    def _probes(self, portion: str, features: Floats, label: str, labels: Labels) -> Iterator[Row]:
+        def samples(domains: tuple[str, ...], split: str) -> NDArray[np.int64]:
+            chosen = self.dataset.select(domains, (split,))
+            return chosen[labels.index[chosen] >= 0]
+
+        def pair(indices: NDArray[np.int64]) -> tuple[Floats, Ints]:
+            return features[indices], labels.index[indices]
+
+        train, validation = samples(self.seen, "train"), samples(self.seen, "val")
+        if len(np.unique(labels.index[train])) < 2:
+            return
+        tests = {d: samples((d,), "test") for d in self.dataset.domains.names}
+        probe = LinearProbe.fit(pair(train), pair(validation))
+        readers: list[tuple[str, str, Callable[[str, Floats], Ints]]] = [
+            ("linear", "seen", lambda _, x: probe.predict(x)),
+            ("knn", "seen", lambda _, x: knn_predict(pair(train), x)),
+        ]
+        own: dict[str, LinearProbe] = {}
+        for domain in self.unseen:
+            mine = samples((domain,), "train")
+            if len(np.unique(labels.index[mine])) > 1:
+                own[domain] = LinearProbe.fit(pair(mine), pair(samples((domain,), "val")))
+        if own:
+            readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
+        common: Row = {"label": label, "portion": portion, "chance": 1 / len(labels.names)}
+        for measure, trained_on, predict in readers:
+            for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
+                parts = {
+                    d: (predict(d, features[tests[d]]) == labels.index[tests[d]], tests[d])
+                    for d in domains
+                    if len(tests[d]) and (trained_on == "seen" or d in own)
+                }
+                yield from self._rows(
+                    parts, {**common, "measure": measure, "trained_on": trained_on, "side": side}
+                )
+
+    def _retrieval(self, portion: str, features: Floats) -> Iterator[Row]:
+        """The same thing found in another domain: is the nearest image there the right one?
+
+        Queries are the test images of a domain, the gallery those of a seen one; the figure of a
+        domain is over all galleries but its own.
+        """
+        instances = self.dataset.instances
+        if instances is None:
+            return
+        normalized = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+        tests = {d: self.dataset.select((d,), ("test",)) for d in self.dataset.domains.names}
+        tests = {d: t[instances[t] >= 0] for d, t in tests.items()}
+        sizes = [len(tests[d]) for d in self.seen if len(tests[d])]
+        if not sizes:
+            return
+        common: Row = {
+            "label": "instance",
+            "portion": portion,
+            "chance": 1 / float(np.mean(sizes)),
+            "measure": "retrieval",
+            "trained_on": "none",
+        }
+        for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
+            parts: dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]] = {}
+            for domain in domains:
+                right, asked = [], []
+                for other in self.seen:
+                    gallery = tests[other]
+                    query = tests[domain][np.isin(instances[tests[domain]], instances[gallery])]
+                    if other == domain or not len(query):
+                        continue
+                    nearest = (normalized[query] @ normalized[gallery].T).argmax(1)
+                    right.append(instances[gallery[nearest]] == instances[query])
+                    asked.append(query)
+                if right:
+                    parts[domain] = np.concatenate(right), np.concatenate(asked)
+            yield from self._rows(parts, {**common, "side": side})
+
+    def _rows(
+        self, parts: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.int64]]], common: Row
+    ) -> Iterator[Row]:
+        if not parts:
+            return
+        groups = self.dataset.groups
+        each, mean, worst = bootstrap([(r, groups[i]) for r, i in parts.values()], self.seed)
+        total = sum(len(right) for right, _ in parts.values())
+        for (domain, (right, _)), interval in zip(parts.items(), each, strict=True):
+            yield row(common, domain, interval, len(right))
+        yield row(common, "mean", mean, total)
+        yield row(common, "worst", worst, total)
+

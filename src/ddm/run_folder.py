@@ -1,0 +1,140 @@
+"""A run is a folder: configuration, metrics, checkpoints, domain table, encoder, report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ddm.config import PretrainConfig
+from ddm.data.base import ImageDataset
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def domains_file(self) -> Path:
+        return self.path / "domains.parquet"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def encoder_file(self) -> Path:
+        return self.path / "encoder.safetensors"
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    @classmethod
+    def create(cls, config: PretrainConfig) -> RunFolder:
+        """Make the folder of a new run and write its configuration.
+
+        Raises:
+            DdmError: the folder holds something already, or cannot be made.
+        """
+        run = cls(Path(config.output))
+        if run.config_file.exists():
+            raise DdmError(
+                f"{run.path} holds another run; continue that one with `ddm resume {run.path}`, "
+                "or choose another --output"
+            )
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise DdmError(f"{run.path} exists and is not an empty folder; choose another --output")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DdmError(f"cannot make {run.path}: {error.strerror}; choose another --output") from None
+        config.save(run.config_file)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> tuple[RunFolder, PretrainConfig]:
+        """Open the folder of an existing run.
+
+        Raises:
+            DdmError: it is not a run folder.
+        """
+        run = cls(Path(path))
+        return run, PretrainConfig.load(run.config_file)
+
+    def save_domains(self, dataset: ImageDataset) -> None:
+        """Write which images the run uses, with the domain and split of each."""
+        names = np.asarray([*dataset.domains.names, ""], dtype=object)
+        frame = pd.DataFrame(
+            {
+                "path": dataset.keys,
+                "domain": names[dataset.domains.index],
+                "confidence": dataset.domains.confidence,
+                "split": dataset.splits,
+            }
+        )
+        with atomic(self.domains_file) as temporary:
+            frame.to_parquet(temporary, index=False)
+
+    def with_saved_domains(self, dataset: ImageDataset) -> ImageDataset:
+        """The data set under the run's own domain table.
+
+        Raises:
+            DdmError: the images are no longer those that the run began with.
+        """
+        if not self.domains_file.exists():
+            raise DdmError(f"{self.domains_file} is missing; the run never started, begin it anew")
+        frame = pd.read_parquet(self.domains_file)
+        if tuple(frame["path"]) != dataset.keys:
+            now, then = set(dataset.keys), set(frame["path"])
+            raise DdmError(
+                f"{dataset.name} has changed since {self.path} began: {len(now - then)} images are new, "
+                f"{len(then - now)} are gone; restore it, or begin a new run"
+            )
+        position = {name: i for i, name in enumerate(dataset.domains.names)}
+        index = frame["domain"].map(position).fillna(-1).to_numpy(np.int64)
+        confidence = frame["confidence"].to_numpy(np.float32)
+        return dataset.with_domains(DomainTable(index, dataset.domains.names, confidence))
+
+
+class atomic:
+    """Write a file so that it is there whole or not at all.
+
+    ``with atomic(path) as temporary:`` gives a name beside ``path`` to write to, which then takes its
+    place. When writing fails, what stood at ``path`` before is still there.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            os.replace(self.temporary, self.path)
+            return
+        with suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
