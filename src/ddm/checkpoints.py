@@ -93,8 +93,10 @@ class MetricsFile(Logger):
         if resume_step is not None and path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self.rows = [row for row in reader if int(row["step"]) <= resume_step]
+                # Step s is logged before the optimizer's step that makes it s + 1.
+                self.rows = [row for row in reader if int(row["step"]) < resume_step]
                 self.columns = list(reader.fieldnames or self.columns)
+            self._write_all()
 
     @property
     def name(self) -> str:
@@ -119,11 +121,6 @@ class MetricsFile(Logger):
         else:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
-
-    @rank_zero_only
-    def rewrite(self) -> None:
-        """Write the kept rows alone, before a resumed run adds to them."""
-        self._write_all()
 
     def _write_all(self) -> None:
         with atomic(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

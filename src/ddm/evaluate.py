@@ -31,7 +31,7 @@ def evaluate(
     dataset: ImageDataset | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a finished run and write ``results.json`` into its folder.
+    """Evaluate a finished run; write ``results.json`` and ``predictions.parquet`` into its folder.
 
     Args:
         run_path: the run folder.
@@ -61,16 +61,16 @@ def evaluate(
         encoder,
         dataset,
         spec.image_size,
-        run.path / "features.npy",
+        run.features_file,
         file_fingerprint(run.encoder_file),
     )
-    rows = SeenUnseen(dataset, outside, seed).evaluate(
-        {
-            "all": np.asarray(features),
-            "invariant": np.ascontiguousarray(features[:, variant_dim:]),
-            "variant": np.ascontiguousarray(features[:, :variant_dim]),
-        }
-    )
+    protocol = SeenUnseen(dataset, outside, seed)
+    portions = {
+        "all": np.asarray(features),
+        "invariant": np.ascontiguousarray(features[:, variant_dim:]),
+        "variant": np.ascontiguousarray(features[:, :variant_dim]),
+    }
+    answers = protocol.answers(portions)
     results = {
         "run": str(run.path),
         "config": asdict(config),
@@ -79,9 +79,11 @@ def evaluate(
         "feature_dim": int(features.shape[1]),
         "variant_dim": variant_dim,
         "seed": seed,
-        "rows": rows,
+        "rows": protocol.figures(portions, answers),
         **environment(),
     }
+    with atomic(run.predictions_file) as temporary:
+        protocol.table(answers).to_parquet(temporary, index=False)
     with atomic(run.results_file) as temporary:
         temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results

@@ -86,12 +86,23 @@ def standardize(features: Tensor, batch: DomainBatch) -> Tensor:
         features: shape (M, D).
 
     Returns:
-        Tensor of shape (M, D).
+        Tensor of shape (M, D); all zero where the batch holds fewer than two known domains.
     """
     mean = batch.weights @ features
-    centred = features - mean
+    # Without weights there is no scale: large features, divided by the root of EPS alone, would
+    # overflow further on, and 0 * inf is NaN.
+    centred = batch.several * (features - mean)
     variance = batch.weights @ centred.square()
     return centred / (variance + EPS).sqrt()
+
+
+def directions(standardized: Tensor) -> Tensor:
+    """Rows of length 1, but for those close to the mean, which have no direction to speak of.
+
+    A standardised row is about ``sqrt(D)`` long. Were the shortest also brought to length 1, then
+    features that are all the same, a dead portion, would get gradients of 1e14.
+    """
+    return F.normalize(standardized, dim=1, eps=1e-2)
 
 
 def balanced_cross_entropy(logits: Tensor, batch: DomainBatch) -> Tensor:
@@ -160,17 +171,20 @@ class PrototypeVariant(nn.Module):
     def update(self, normalized: Tensor, batch: DomainBatch) -> None:
         """Move the prototypes of the domains that the batch holds towards their mean."""
         means = (batch.averaging.T @ normalized).to(self.prototypes.dtype)
-        present = batch.counts > 0
-        kept = torch.where(self.seen, self.momentum, 0.0)[:, None]
+        # One domain alone has no direction that tells it from the others.
+        present = (batch.counts > 0) & batch.several.bool()
+        kept = (self.momentum * self.seen.to(means.dtype))[:, None]
         moved = F.normalize(kept * self.prototypes + (1 - kept) * means, dim=1)
         self.prototypes.copy_(torch.where(present[:, None], moved, self.prototypes))
         self.seen.logical_or_(present)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        normalized = F.normalize(standardize(features, batch), dim=1)
+        normalized = directions(standardize(features, batch))
         if self.training:
             self.update(normalized, batch)
-        logits = normalized @ self.prototypes.to(normalized.dtype).T / self.temperature
+        # A copy: the next call moves the prototypes in place, perhaps before this one's backward.
+        prototypes = self.prototypes.to(normalized.dtype, copy=True)
+        logits = normalized @ prototypes.T / self.temperature
         # A domain that no batch has held yet has no prototype to be confused with; a finite mask
         # because 0 * -inf, for the rows of weight 0, would be NaN.
         logits = logits.masked_fill(~self.seen, -1e4)
@@ -350,7 +364,7 @@ class PrototypeInvariance(nn.Module):
         return q
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        hidden = F.normalize(standardize(features, batch), dim=1)
+        hidden = directions(standardize(features, batch))
         scores = hidden @ F.normalize(self.prototypes, dim=1).T
         log_p = (scores / self.temperature).log_softmax(1)
         views, rows = batch.num_views, len(scores) // batch.num_views

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lightly.models.utils import get_weight_decay_parameters
 from lightly.utils.lars import LARS
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -86,6 +89,12 @@ class Pretraining(pl.LightningModule):
         self.last_features: Tensor | None = None
         self.clock = time.perf_counter()
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run. (Lightning's own estimate would open the data before a resume.)"""
+        batch = self.config.batch_size * self.trainer.world_size
+        return self.config.epochs * (len(self.images) // batch)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of this epoch, from where the checkpoint left it; called for each epoch."""
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
@@ -140,9 +149,12 @@ class Pretraining(pl.LightningModule):
             "--warmup_epochs; the last good checkpoint is kept"
         )
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Not in on_train_batch_end, which comes after the callback that saves in mid-epoch.
+        self.method.after_step((self.global_step + 1) / self.total_steps)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        total = self.trainer.estimated_stepping_batches
-        self.method.after_step(self.global_step / float(total))
         now = time.perf_counter()
         speed = len(batch[0]) * self.trainer.world_size / (now - self.clock)
         self.clock = now
@@ -157,7 +169,6 @@ class Pretraining(pl.LightningModule):
         # The first epochs start from a network that has learnt nothing yet.
         warning = collapse_warning(rank, deviation, features)
         if warning and self.current_epoch >= min(5, self.config.epochs // 4):
-            self.trainer.fit_loop.epoch_loop  # noqa: B018
             tell(
                 f"epoch {self.current_epoch}: {warning}: the encoder is collapsing. Lower "
                 "--learning_rate, raise --batch_size, or lower the weights of the module"
@@ -175,14 +186,13 @@ class Pretraining(pl.LightningModule):
         ]
         batch = self.config.batch_size * self.trainer.world_size
         optimizer = make_optimizer(groups, settings, batch)
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = int(self.config.warmup_epochs * steps / self.config.epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(steps, warmup))
+        warmup = int(self.config.warmup_epochs * self.total_steps / self.config.epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, cosine_with_warmup(self.total_steps, warmup)
+        )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        from dataclasses import asdict
-
         checkpoint["ddm_config"] = asdict(self.config)
 
 
@@ -261,7 +271,7 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
     return left
 
 
-def training_images(config: PretrainConfig, dataset: ImageDataset) -> np.ndarray[Any, Any]:
+def training_images(config: PretrainConfig, dataset: ImageDataset) -> NDArray[np.int64]:
     """Indices of the images that the run trains on.
 
     Raises:
@@ -305,7 +315,7 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     optimizer_settings(config)
     run = RunFolder.create(config)
     run.save_domains(dataset)
-    return _fit(run, training, resume=False)
+    return _fit(run, training, checkpoint=None)
 
 
 def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
@@ -316,10 +326,15 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
         dataset: the images; opened as the run's configuration says by default.
 
     Raises:
-        DdmError: not a run folder, no checkpoint, a checkpoint of another configuration, or images
-            that have changed since.
+        DdmError: not a run folder, a checkpoint of another configuration, or images that have changed
+            since.
     """
     run, config = RunFolder.open(path)
+    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
+    if not run.checkpoint_file.exists():
+        # It was stopped before its first checkpoint: the same seed begins the same run.
+        run.save_domains(dataset)
+        return _fit(run, Pretraining(config, dataset), checkpoint=None)
     checkpoint = load_checkpoint(run.checkpoint_file)
     theirs = PretrainConfig.from_dict(checkpoint.get("ddm_config"), str(run.checkpoint_file))
     changed = differences(theirs, config)
@@ -328,17 +343,17 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             f"{run.checkpoint_file} is of another configuration than {run.config_file} "
             f"({'; '.join(changed)}); restore the file, or begin a new run"
         )
-    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
     training = Pretraining(config, run.with_saved_domains(dataset))
-    return _fit(run, training, resume=True)
+    return _fit(run, training, checkpoint)
 
 
-def _fit(run: RunFolder, training: Pretraining, resume: bool) -> RunFolder:
+def _fit(
+    run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None
+) -> RunFolder:
     config = training.config
-    saved_step = load_checkpoint(run.checkpoint_file)["global_step"] if resume else None
+    saved_step = None if checkpoint is None else int(checkpoint["global_step"])
     metrics = MetricsFile(run.metrics_file, saved_step)
-    if resume:
-        metrics.rewrite()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         default_root_dir=run.path,
         max_epochs=config.epochs,
@@ -360,7 +375,9 @@ def _fit(run: RunFolder, training: Pretraining, resume: bool) -> RunFolder:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*number of training batches.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
-        trainer.fit(training, ckpt_path=str(run.checkpoint_file) if resume else None)
+        # It is: the sampler starts where the checkpoint says.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+        trainer.fit(training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file))
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
@@ -386,15 +403,23 @@ def _tensorboard(run: RunFolder, saved_step: int | None) -> TensorBoardLogger:
 
 
 def _callbacks(run: RunFolder, config: PretrainConfig) -> list[pl.Callback]:
-    common: dict[str, Any] = {
-        "dirpath": run.checkpoint_file.parent,
-        "filename": run.checkpoint_file.stem,
-        "enable_version_counter": False,
-        "save_on_train_epoch_end": True,
-    }
+    def checkpoints(**when: Any) -> ModelCheckpoint:
+        file = run.checkpoint_file
+        return ModelCheckpoint(file.parent, file.stem, enable_version_counter=False, **when)
+
+    callbacks = [ProgressBar(refresh_rate=5), checkpoints(save_on_train_epoch_end=True)]
     if config.checkpoint_steps:
-        common["every_n_train_steps"] = config.checkpoint_steps
-    return [ModelCheckpoint(**common), TQDMProgressBar(refresh_rate=5)]
+        callbacks.append(checkpoints(every_n_train_steps=config.checkpoint_steps))
+    return callbacks
+
+
+class ProgressBar(TQDMProgressBar):
+    """Loss, terms and images/s; without Lightning's version number, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def tell(message: str) -> None:

@@ -12,15 +12,33 @@ value, low, high, n, chance``; ``domain`` is a name, ``"mean"`` or ``"worst"``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ddm.data.base import ImageDataset, Labels
 from ddm.leakage import domain_leakage
 from ddm.probe import Floats, Ints, LinearProbe, Row, bootstrap, knn_predict, row
+
+#: What says which figure an answer counts for.
+ANSWER_KEYS = ("measure", "label", "portion", "trained_on", "side")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One probe or retrieval, read on the domains of one side.
+
+    Args:
+        common: what its rows share.
+        parts: for each domain, which answers were right, shape (n,), and the samples that were
+            asked about, shape (n,); retrieval asks about a sample once for each gallery.
+    """
+
+    common: Row
+    parts: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -50,15 +68,59 @@ class SeenUnseen:
         Args:
             portions: name of each portion and its features of all images, shape (N, D).
         """
-        rows: list[Row] = []
+        return self.figures(portions, self.answers(portions))
+
+    def answers(self, portions: Mapping[str, Floats]) -> list[Answers]:
+        """What each probe and each retrieval got right, sample by sample.
+
+        Args:
+            portions: name of each portion and its features of all images, shape (N, D).
+        """
+        found: list[Answers] = []
         for portion, features in portions.items():
             for label, labels in self.dataset.labels.items():
-                rows += self._probes(portion, features, label, labels)
-            rows += self._retrieval(portion, features)
+                found += self._probes(portion, features, label, labels)
+            found += self._retrieval(portion, features)
+        return [answers for answers in found if answers.parts]
+
+    def figures(self, portions: Mapping[str, Floats], answers: Sequence[Answers]) -> list[Row]:
+        """The rows of these answers, and those of leakage.
+
+        Args:
+            portions: name of each portion and its features of all images, shape (N, D).
+            answers: what :meth:`answers` gave for them.
+        """
+        rows = [row for each in answers for row in self._rows(each)]
+        for portion, features in portions.items():
             rows += domain_leakage(self.dataset, self.seen, portion, features, self.seed)
         return rows
 
-    def _probes(self, portion: str, features: Floats, label: str, labels: Labels) -> Iterator[Row]:
+    def table(self, answers: Sequence[Answers]) -> pd.DataFrame:
+        """One line an answer, with the columns of ``ANSWER_KEYS``, domain, sample, group and right.
+
+        Two runs over the same images can be compared with it sample by sample.
+        """
+        columns = [*ANSWER_KEYS, "domain", "sample", "group", "right"]
+        lines = [
+            pd.DataFrame(
+                {
+                    **{key: each.common[key] for key in ANSWER_KEYS},
+                    "domain": domain,
+                    "sample": sample,
+                    "group": self.dataset.groups[sample],
+                    "right": right,
+                },
+                columns=columns,
+            )
+            for each in answers
+            for domain, (right, sample) in each.parts.items()
+        ]
+        whole = pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(columns=columns)
+        return whole.astype({key: "category" for key in (*ANSWER_KEYS, "domain")})
+
+    def _probes(
+        self, portion: str, features: Floats, label: str, labels: Labels
+    ) -> Iterator[Answers]:
         def samples(domains: tuple[str, ...], split: str) -> NDArray[np.int64]:
             chosen = self.dataset.select(domains, (split,))
             return chosen[labels.index[chosen] >= 0]
@@ -90,11 +152,11 @@ class SeenUnseen:
                     for d in domains
                     if len(tests[d]) and (trained_on == "seen" or d in own)
                 }
-                yield from self._rows(
-                    parts, {**common, "measure": measure, "trained_on": trained_on, "side": side}
+                yield Answers(
+                    {**common, "measure": measure, "trained_on": trained_on, "side": side}, parts
                 )
 
-    def _retrieval(self, portion: str, features: Floats) -> Iterator[Row]:
+    def _retrieval(self, portion: str, features: Floats) -> Iterator[Answers]:
         """The same thing found in another domain: is the nearest image there the right one?
 
         Queries are the test images of a domain, the gallery those of a seen one; the figure of a
@@ -130,13 +192,10 @@ class SeenUnseen:
                     asked.append(query)
                 if right:
                     parts[domain] = np.concatenate(right), np.concatenate(asked)
-            yield from self._rows(parts, {**common, "side": side})
+            yield Answers({**common, "side": side}, parts)
 
-    def _rows(
-        self, parts: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.int64]]], common: Row
-    ) -> Iterator[Row]:
-        if not parts:
-            return
+    def _rows(self, answers: Answers) -> Iterator[Row]:
+        common, parts = answers.common, answers.parts
         groups = self.dataset.groups
         each, mean, worst = bootstrap([(r, groups[i]) for r, i in parts.values()], self.seed)
         total = sum(len(right) for right, _ in parts.values())

@@ -50,6 +50,14 @@ class RunFolder:
     def results_file(self) -> Path:
         return self.path / "results.json"
 
+    @property
+    def predictions_file(self) -> Path:
+        return self.path / "predictions.parquet"
+
+    @property
+    def features_file(self) -> Path:
+        return self.path / "features.npy"
+
     @classmethod
     def create(cls, config: PretrainConfig) -> RunFolder:
         """Make the folder of a new run and write its configuration.

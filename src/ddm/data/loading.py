@@ -77,7 +77,9 @@ class EpochBatches(Sampler[list[int]]):
         world_size: int = 1,
     ) -> None:
         if num_samples < batch_size * world_size:
-            raise ValueError(f"{num_samples} samples do not fill a batch of {batch_size * world_size}")
+            raise ValueError(
+                f"{num_samples} samples do not fill a batch of {batch_size * world_size}"
+            )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed

@@ -1,0 +1,7 @@
+"""``python -m ddm``."""
+
+import sys
+
+from ddm.cli import main
+
+sys.exit(main())

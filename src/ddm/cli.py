@@ -1,0 +1,130 @@
+"""The command ``ddm``: a thin shell over the library's functions.
+
+Heavy imports wait until a command runs, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ddm import __version__
+from ddm.config import PretrainConfig
+from ddm.errors import DdmError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: the words after ``ddm``; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 for input that cannot be used, 130 when interrupted.
+    """
+    options = build_parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    command = options.command
+    try:
+        COMMANDS[command](options[command])
+    except DdmError as error:
+        print(f"ddm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> ArgumentParser:
+    """The commands and their options, made from the settings' own types and docstrings."""
+    parser = ArgumentParser(
+        prog="ddm",
+        description="Domain disentanglement for self-supervised learning.",
+        version=__version__,
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+
+    pretrain = ArgumentParser(description="Train an encoder on images from several domains.")
+    pretrain.add_argument("images", help='folder, manifest (.csv, .parquet) or "emoji"')
+    pretrain.add_argument("--config", action="config", help="YAML file with any of the options below")
+    pretrain.add_class_arguments(PretrainConfig, as_group=False, skip={"images"})
+    commands.add_subcommand("pretrain", pretrain, help="train an encoder")
+
+    resume = ArgumentParser(description="Continue an interrupted run to its end.")
+    resume.add_argument("run", help="run folder")
+    commands.add_subcommand("resume", resume, help="continue an interrupted run")
+
+    evaluate = ArgumentParser(description="Probe a run on seen and unseen domains.")
+    evaluate.add_argument("run", help="run folder")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    commands.add_subcommand("evaluate", evaluate, help="probe a run on seen and unseen domains")
+
+    report = ArgumentParser(description="Write an HTML report on one or several evaluated runs.")
+    report.add_argument("runs", nargs="+", help="run folders")
+    report.add_argument("--output", "-o", default="report.html", help="file to write")
+    commands.add_subcommand("report", report, help="write an HTML report on evaluated runs")
+
+    demo = ArgumentParser(description="Emoji with and without the module, and a report on both.")
+    demo.add_argument("--output", "-o", default="runs/demo", help="folder; continued if interrupted")
+    demo.add_argument("--held_out", default="noto-mono", help="the unseen domain")
+    demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="of each of the two runs")
+    demo.add_argument("--seed", type=int, default=0, help="of both runs")
+    commands.add_subcommand("demo", demo, help="see it work on emoji in a few minutes")
+    return parser
+
+
+DEMO_EPOCHS = 15
+
+
+def _pretrain(options: Namespace) -> None:
+    from ddm.pretrain import pretrain
+
+    values = options.as_dict()
+    values.pop("config", None)
+    run = pretrain(PretrainConfig.from_dict(values, "the command line"))
+    print(f"{run.encoder_file}: the encoder; {run.path / 'load_encoder.py'} shows how to load it")
+    print(f"Next: ddm evaluate {run.path}")
+
+
+def _resume(options: Namespace) -> None:
+    from ddm.pretrain import resume
+
+    run = resume(options.run)
+    print(f"{run.encoder_file}: the encoder")
+    print(f"Next: ddm evaluate {run.path}")
+
+
+def _evaluate(options: Namespace) -> None:
+    from ddm.evaluate import evaluate, summary_table
+
+    results = evaluate(options.run, seed=options.seed)
+    print(summary_table(results["rows"]))
+    print(f"Next: ddm report {options.run}")
+
+
+def _report(options: Namespace) -> None:
+    from pathlib import Path
+
+    from ddm.report import write_report
+
+    print(write_report([Path(run) for run in options.runs], Path(options.output)))
+
+
+def _demo(options: Namespace) -> None:
+    from pathlib import Path
+
+    from ddm.demo import run_demo
+
+    run_demo(Path(options.output), options.held_out, options.epochs, options.seed)
+
+
+COMMANDS: dict[str, Any] = {
+    "pretrain": _pretrain,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "report": _report,
+    "demo": _demo,
+}

@@ -1,0 +1,70 @@
+"""The demonstration: emoji with and without the module, on the same budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ddm.config import ModuleConfig, PretrainConfig, differences
+from ddm.errors import DdmError
+from ddm.evaluate import evaluate, summary_table
+from ddm.pretrain import pretrain, resume
+from ddm.report import write_report
+from ddm.run_folder import RunFolder
+
+
+def demo_config(output: Path, held_out: str, epochs: int, seed: int) -> PretrainConfig:
+    """SimCLR on emoji at 32 pixels, one domain held out."""
+    return PretrainConfig(
+        images="emoji",
+        output=str(output),
+        held_out=[held_out],
+        size=32,
+        method="simclr",
+        encoder="small",
+        epochs=epochs,
+        warmup_epochs=min(2, epochs / 2),
+        seed=seed,
+    )
+
+
+def run_demo(output: Path, held_out: str, epochs: int, seed: int) -> Path:
+    """Pre-train twice, evaluate both, write the report; what is there already is kept.
+
+    Args:
+        output: folder for the two runs and ``report.html``.
+        held_out: the domain that neither run is trained on.
+        epochs: of each run.
+        seed: of both runs.
+
+    Returns:
+        The report.
+
+    Raises:
+        DdmError: the folder holds a demonstration with other settings.
+    """
+    common = demo_config(output, held_out, epochs, seed)
+    runs = []
+    for name, enabled in (("without-ddm", False), ("with-ddm", True)):
+        path = output / name
+        print(f"\n{name}: {path}")
+        finish(replace(common, output=str(path), ddm=ModuleConfig(enabled=enabled)))
+        print(summary_table(evaluate(path)["rows"]))
+        runs.append(path)
+    report = write_report(runs, output / "report.html", "Domain disentanglement on emoji")
+    print(f"\nThe report: {report}")
+    return report
+
+
+def finish(config: PretrainConfig) -> RunFolder:
+    """Bring a run to its end: begin it, continue it, or leave it as it is when it is done."""
+    run = RunFolder(Path(config.output))
+    if not run.config_file.exists():
+        return pretrain(config)
+    changed = differences(PretrainConfig.load(run.config_file), config)
+    if changed:
+        raise DdmError(
+            f"{run.path} holds a run with other settings ({'; '.join(changed)}); "
+            "choose another --output, or delete it"
+        )
+    return run if run.encoder_file.exists() else resume(run.path)

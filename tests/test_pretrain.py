@@ -1,0 +1,270 @@
+"""Pre-training: what a run leaves behind, and that an interrupted one ends as if it had not been."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from synthetic import make_dataset, write_folder
+
+from ddm.config import ModuleConfig, PretrainConfig
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+from ddm.pretrain import (
+    Pretraining,
+    cosine_with_warmup,
+    optimizer_settings,
+    pretrain,
+    resume,
+)
+from ddm.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return make_dataset()
+
+
+def config(tmp_path, **changes) -> PretrainConfig:
+    common = dict(
+        output=str(tmp_path / "run"), size=32, epochs=3, batch_size=16, warmup_epochs=1,
+        accelerator="cpu", workers=0,
+    )
+    return PretrainConfig(**{**common, **changes})
+
+
+def metrics(run: RunFolder) -> list[dict[str, str]]:
+    """The logged rows, without the one column that a clock writes."""
+    with open(run.metrics_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("images/s", None)
+    return rows
+
+
+def assert_same_run(one: RunFolder, other: RunFolder) -> None:
+    weights, others = load_file(one.encoder_file), load_file(other.encoder_file)
+    assert weights.keys() == others.keys()
+    for name in weights:
+        assert torch.equal(weights[name], others[name]), name
+    assert metrics(one) == metrics(other)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    whole = Pretraining.training_step
+
+    def broken(self, batch, batch_idx):
+        if self.global_step == step:
+            raise Stop
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretraining, "training_step", broken)
+
+
+def test_a_run_leaves_its_files(tmp_path, dataset):
+    run = pretrain(config(tmp_path, epochs=1), dataset)
+    names = {path.name for path in run.path.iterdir()}
+    assert names >= {
+        "config.yaml", "metrics.csv", "checkpoints", "domains.parquet", "encoder.safetensors",
+        "load_encoder.py", "tensorboard",
+    }
+    done = subprocess.run(
+        [sys.executable, run.path / "load_encoder.py"], capture_output=True, text=True, check=True
+    )
+    assert "torch.Size([2, 24])" in done.stdout and "torch.Size([2, 168])" in done.stdout
+    source = (run.path / "load_encoder.py").read_text()
+    assert "import ddm" not in source and "from ddm" not in source
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+@pytest.mark.parametrize(
+    ("stop", "checkpoint_steps"),
+    [(4, 0), (6, 0), (5, 4), (1, 0)],
+    ids=["middle-of-an-epoch", "start-of-an-epoch", "from-the-middle", "before-any-checkpoint"],
+)
+def test_resume_equals_no_interruption(
+    tmp_path, dataset, monkeypatch, method, stop, checkpoint_steps
+):
+    # Three steps an epoch, nine in all. Momentum prototypes are state of the module.
+    module = ModuleConfig(variant="prototypes")
+    whole = pretrain(
+        config(
+            tmp_path / "a", method=method, ddm=module, checkpoint_steps=checkpoint_steps
+        ),
+        dataset,
+    )
+    with monkeypatch.context() as patch:
+        stop_at(patch, stop)
+        with pytest.raises(Stop):
+            pretrain(
+                config(
+                    tmp_path / "b", method=method, ddm=module, checkpoint_steps=checkpoint_steps
+                ),
+                dataset,
+            )
+    assert_same_run(whole, resume(tmp_path / "b" / "run", dataset))
+
+
+def test_killed_and_resumed_equals_no_interruption(tmp_path):
+    """SIGKILL from outside, in the middle of an epoch, on images in files."""
+    folder = write_folder(tmp_path / "images")
+    arguments = [
+        "--size", "32", "--epochs", "6", "--batch_size", "16", "--warmup_epochs", "1",
+        "--accelerator", "cpu", "--workers", "0",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "ddm", "pretrain", str(folder), *arguments]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*command, "--output", str(killed)],
+        stderr=subprocess.DEVNULL,
+    )
+    run = RunFolder(killed)
+    deadline = time.time() + 120
+    while not run.checkpoint_file.exists():
+        assert process.poll() is None and time.time() < deadline, "no checkpoint came"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not run.encoder_file.exists(), "the kill came too late to test anything"
+    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], capture_output=True)
+    assert whole.returncode == 0, whole.stderr
+    subprocess.run([sys.executable, "-m", "ddm", "resume", str(killed)], check=True)
+    assert_same_run(run, RunFolder(tmp_path / "whole"))
+
+
+def test_without_the_module_the_first_weights_are_the_same(tmp_path, dataset):
+    with_it = Pretraining(config(tmp_path), dataset)
+    without = Pretraining(config(tmp_path, ddm=ModuleConfig(enabled=False)), dataset)
+    assert without.module is None
+    for a, b in zip(with_it.method.parameters(), without.method.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_module_is_trained(tmp_path, dataset):
+    run = pretrain(config(tmp_path, epochs=4, learning_rate=1.0), dataset)
+    variant = [float(r["variant"]) for r in metrics(run) if r["variant"]]
+    assert variant[-1] < variant[0]
+
+
+def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):
+    training = Pretraining(config(tmp_path, held_out=["night"]), dataset)
+    chosen = training.images.indices
+    night = dataset.domains.names.index("night")
+    assert night not in dataset.domains.index[chosen]
+    assert set(dataset.splits[chosen]) == {"train"}
+    assert training.module.num_domains == 2
+    # The domains that stay are numbered anew: filled -> 0, outline -> 1, unknown stays unknown.
+    numbers = training.domain_number[torch.tensor([0, 1, 2, -1])]
+    assert numbers.tolist() == [0, -1, 1, -1]
+
+
+def test_unknown_domains_train(tmp_path, dataset):
+    index = dataset.domains.index.copy()
+    index[::2] = -1
+    half = dataset.with_domains(DomainTable(index, dataset.domains.names))
+    run = pretrain(config(tmp_path, epochs=1), half)
+    assert all(np.isfinite(float(r["loss"])) for r in metrics(run) if r["loss"])
+
+
+def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
+    module = ModuleConfig(ssl_sees="invariant", variant_dim=50)
+    training = Pretraining(config(tmp_path, ddm=module), dataset)
+    assert training.method.head_start == 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(batch_size=4096), "--batch_size 4096 .* smaller batch"),
+        (dict(ddm=ModuleConfig(variant_dim=192)), "variant_dim=192 must lie between 1 and"),
+        (dict(held_out=["marble"]), "--held_out marble: no such domain; shapes has filled, night"),
+        (dict(held_out=["night", "filled"]), "1 domain to train on .* --ddm.enabled false"),
+        (dict(method="simcrl"), "'simcrl' is unknown; did you mean simclr"),
+        (dict(encoder="resnet19"), "'resnet19' is neither .* did you mean resnet1"),
+        (dict(optimizer="adamw"), "give --learning_rate too"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, dataset, changes, message):
+    with pytest.raises(DdmError, match=message):
+        pretrain(config(tmp_path, **changes), dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_holds_another_run_is_left_alone(tmp_path, dataset):
+    pretrain(config(tmp_path, epochs=1), dataset)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(DdmError, match="holds another run; continue that one with `ddm resume"):
+        pretrain(config(tmp_path, epochs=2), dataset)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, dataset):
+    run = pretrain(config(tmp_path, epochs=1), dataset)
+    replace(config(tmp_path, epochs=1), batch_size=8).save(run.config_file)
+    with pytest.raises(DdmError, match=r"another configuration .*batch_size: 16 / 8"):
+        resume(run.path, dataset)
+
+
+def test_images_that_changed_are_refused_on_resume(tmp_path, dataset, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path), dataset)
+    with pytest.raises(DdmError, match=r"has changed since .* images are new, 0 are gone"):
+        resume(tmp_path / "run", make_dataset(each=13))
+
+
+def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_checkpoint(
+    tmp_path, dataset, monkeypatch
+):
+    whole = torch.nn.Module.__call__
+
+    def poisoned(self, *args, **kwargs):
+        output = whole(self, *args, **kwargs)
+        if type(self).__name__ == "CrossCorrelationIndependence" and poisoned.calls == 5:
+            output = output * float("nan")
+        poisoned.calls += type(self).__name__ == "CrossCorrelationIndependence"
+        return output
+
+    poisoned.calls = 0
+    monkeypatch.setattr(torch.nn.Module, "__call__", poisoned)
+    with pytest.raises(DdmError, match="not finite at step 5: independence; images of the batch"):
+        pretrain(config(tmp_path), dataset)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+
+
+def test_schedule_rises_then_falls_along_a_cosine():
+    factor = cosine_with_warmup(steps=110, warmup=10)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == factor(10) == pytest.approx(1)
+    assert factor(60) == pytest.approx(0.5)
+    assert factor(110) == pytest.approx(0)
+
+
+def test_settings_of_the_optimizer_come_from_the_method(tmp_path):
+    settings = optimizer_settings(config(tmp_path, method="byol"))
+    assert (settings.name, settings.learning_rate, settings.weight_decay) == ("lars", 0.2, 1.5e-6)
+    settings = optimizer_settings(config(tmp_path, optimizer="sgd", learning_rate=0.06))
+    assert (settings.name, settings.learning_rate) == ("sgd", 0.06)
+
+
+def test_norms_and_biases_are_not_decayed(tmp_path, dataset):
+    run = Pretraining(config(tmp_path), dataset)
+    run._trainer = type("T", (), {"world_size": 1})()
+    (optimizer,), _ = run.configure_optimizers()
+    decayed, free = optimizer.param_groups
+    assert decayed["weight_decay"] > 0 and free["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(run.parameters()))
