@@ -1,8 +1,8 @@
 """Every term against a slow formula in float64: loops over domains, pairs and samples.
 
-A reference takes each parameter and the features twice, the second time (``*_at``) as a constant: what
-the term keeps out of the gradient (targets, bandwidths, the half of a game that belongs to the other
-player) reads the constant. Its finite differences then are the very gradient that the term must have.
+A reference takes the parameters and the features twice, the second time (``*_at``) as constants:
+what the term keeps out of the gradient (targets, bandwidths, the half of a game that belongs to the
+other player) reads those. Its finite differences are the very gradient that the term must have.
 """
 
 from __future__ import annotations
@@ -213,9 +213,7 @@ def hsic(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
     l = centred(h[:, VARIANT_DIM:], h_at[:, VARIANT_DIM:])
 
     def product(one: Callable[[int, int], float], two: Callable[[int, int], float]) -> float:
-        return balanced_mean(
-            lambda i, _: balanced_mean(lambda j, _: one(i, j) * two(i, j), d), d
-        )
+        return balanced_mean(lambda i, _: balanced_mean(lambda j, _: one(i, j) * two(i, j), d), d)
 
     return product(k, l) / math.sqrt(product(k, k) * product(l, l) + 1e-12)
 
@@ -271,7 +269,12 @@ BATCHES = {
     "missing": [3, 1, 1, 3, 1, 3, 1],
     "two_samples": [2, 0],
 }
-SILENT = {"one_domain": [1, 1, 1, 1], "all_unknown": [-1, -1, -1], "one_sample": [2], "one_known": [-1, 2]}
+SILENT = {
+    "one_domain": [1, 1, 1, 1],
+    "all_unknown": [-1, -1, -1],
+    "one_sample": [2],
+    "one_known": [-1, 2],
+}
 
 every_term = pytest.mark.parametrize("name", TERMS)
 
@@ -475,7 +478,7 @@ def test_identical_features(name: str, level: float, dtype: torch.dtype) -> None
     p, views = arrays(made(name)), TERMS[name].views
     if level <= 1:
         expected = TERMS[name].formula(p, x, p, x, d * views, views)
-        # In float32 the mean of identical numbers is not exactly that number, and EPS lifts the rest.
+        # In float32 the mean of identical numbers is not quite that number; EPS lifts the rest.
         assert loss == pytest.approx(expected, abs=1e-9 if dtype == torch.float64 else 1e-2)
     assert np.isfinite(loss)
     # Finite, and not so large either that one step would throw the encoder to infinity.
@@ -562,7 +565,10 @@ def test_scale_and_shift_of_each_dimension(
 
 def test_momentum_prototypes_after_two_updates() -> None:
     term = PrototypeVariant(DIM, DOMAINS, momentum=0.7).double()
-    batches = [(random_features(6, 1), [0, 0, 1, 1, -1, 1]), (random_features(5, 2), [1, 3, 1, 0, 3])]
+    batches = [
+        (random_features(6, 1), [0, 0, 1, 1, -1, 1]),
+        (random_features(5, 2), [1, 3, 1, 0, 3]),
+    ]
     kept: dict[int, np.ndarray] = {}
     for x, d in batches:
         loss = apply(term, torch.tensor(x), d)
@@ -574,7 +580,7 @@ def test_momentum_prototypes_after_two_updates() -> None:
         seen = sorted(kept)
         logits = [np.array([unit(r) @ kept[k] / 0.1 for k in seen]) for r in h]
         renamed = [seen.index(k) if k >= 0 else -1 for k in d]
-        assert float(loss) == pytest.approx(slow_cross_entropy(logits, renamed), rel=1e-9)
+        assert loss.item() == pytest.approx(slow_cross_entropy(logits, renamed), rel=1e-9)
     expected = np.zeros((DOMAINS, DIM))
     for k, prototype in kept.items():
         expected[k] = prototype
@@ -610,7 +616,7 @@ def test_unseen_domains_never_win() -> None:
     # Two domains only: the loss is that of a module made for two.
     two = PrototypeVariant(DIM, 2).double()
     batch = DomainBatch.from_index(torch.tensor([0, 1, 0, 1]), 2, dtype=torch.float64)
-    assert float(loss) == pytest.approx(float(two(x, batch)), rel=1e-12)
+    assert loss.item() == pytest.approx(two(x, batch).item(), rel=1e-12)
     # Rows of a domain that no training batch held give no NaN either.
     term.eval()
     x = torch.tensor(random_features(4), requires_grad=True)
@@ -648,12 +654,14 @@ def test_sinkhorn_shares_each_prototype_between_the_rows_of_a_domain() -> None:
         np.testing.assert_allclose(q[d == k].sum(0), [4 / 3] * 3, rtol=1e-3)
 
 
-def test_sinkhorn_survives_float32_extremes() -> None:
-    # The lowest and the highest cosine, exp(-1 / 0.05) apart and more.
-    term = PrototypeInvariance(DIM, DOMAINS, num_prototypes=4)
+@pytest.mark.parametrize("epsilon", [0.05, 0.01])
+def test_sinkhorn_survives_float32_extremes(epsilon: float) -> None:
+    # The lowest and the highest cosine: exp(1 / 0.01) is no float32.
+    term = PrototypeInvariance(DIM, DOMAINS, num_prototypes=4, epsilon=epsilon)
     scores = torch.full((6, 4), -1.0)
     scores[:, 0] = 1.0
-    q = term.targets(scores, DomainBatch.from_index(torch.tensor([0, 0, 0, 1, 1, -1]), DOMAINS).one_hot)
+    d = torch.tensor([0, 0, 0, 1, 1, -1])
+    q = term.targets(scores, DomainBatch.from_index(d, DOMAINS).one_hot)
     assert torch.isfinite(q).all()
     np.testing.assert_allclose(q.sum(1), [1, 1, 1, 1, 1, 0], rtol=1e-5)
 

@@ -114,6 +114,14 @@ def test_bytes_and_floats_are_the_same_image() -> None:
     assert torch.equal(plain_view(images, 8), plain_view(floats, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_floats_of_other_widths(dtype: torch.dtype) -> None:
+    images = random_images().to(dtype)
+    view = random_view(images, BUSY, generator())
+    assert torch.equal(view, random_view(images.float(), BUSY, generator()))
+    assert torch.equal(plain_view(images, 8), plain_view(images.float(), 8))
+
+
 def test_input_is_left_alone() -> None:
     images = random_images()
     before = images.clone()
@@ -205,9 +213,8 @@ def test_area_ratio_and_place_of_crops(
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     images = torch.stack([x, y])[None].float()
     size = 32
-    view = crop_and_flip(
-        images, still(size, crop_scale=(low, high), crop_ratio=(0.5, 2.0)), torch.tensor([[*draw, 0.5]])
-    )[0]
+    crop = still(size, crop_scale=(low, high), crop_ratio=(0.5, 2.0))
+    view = crop_and_flip(images, crop, torch.tensor([[*draw, 0.5]]))[0]
     # Slopes from the middle, where the border does not act.
     middle = slice(size // 2 - 1, size // 2 + 1)
     across = float(view[0, 0, middle].diff()) * size
@@ -233,7 +240,8 @@ def test_crops_cover_their_settings() -> None:
     draw = torch.rand(2000, 5, generator=generator())
     view = crop_and_flip(images, still(16, crop_scale=(0.2, 0.9)), draw)
     share = (view[:, 0, 0, 7:9].diff(dim=1).squeeze(1) * 16 / 32).square()
-    assert share.min() == pytest.approx(0.2, abs=0.01) and share.max() == pytest.approx(0.9, abs=0.01)
+    assert share.min() == pytest.approx(0.2, abs=0.01)
+    assert share.max() == pytest.approx(0.9, abs=0.01)
     assert share.mean() == pytest.approx(0.55, abs=0.02)
 
 
@@ -270,7 +278,12 @@ def test_jitter_in_any_order_is_the_same() -> None:
         only(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
         draws(3, brightness=0.1, contrast=0.8, saturation=0.9, hue=0.2),
     )
-    steps = {"brightness": (0.4, 0.1), "contrast": (0.4, 0.8), "saturation": (0.4, 0.9), "hue": (0.1, 0.2)}
+    steps = {
+        "brightness": (0.4, 0.1),
+        "contrast": (0.4, 0.8),
+        "saturation": (0.4, 0.9),
+        "hue": (0.1, 0.2),
+    }
     for order in (list(steps), list(steps)[::-1], ["hue", "contrast", "saturation", "brightness"]):
         one_by_one = images
         for name in order:
@@ -297,12 +310,10 @@ def test_hue_keeps_luma_and_chroma() -> None:
     torch.testing.assert_close(after, before, atol=1e-3, rtol=0)
 
 
-def test_hue_turns_as_torchvision_does() -> None:
-    # Another colour space, another angle; but red goes to yellow for both, not to magenta.
-    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    mine = jitter_color(red, only(hue=0.1), draws(1, hue=1.0))[0, :, 0, 0]
-    theirs = tv.adjust_hue(red, 0.1)[0, :, 0, 0]
-    assert torch.sign(mine[1] - mine[2]) == torch.sign(theirs[1] - theirs[2])
+def test_half_a_turn_of_hue_is_the_opposite_colour() -> None:
+    images = random_images()
+    turned = jitter_color(images, only(hue=0.5), draws(3, hue=1.0))
+    torch.testing.assert_close(turned, 2 * luma(images)[:, None] - images, atol=1e-5, rtol=0)
 
 
 def test_a_full_turn_of_hue_is_no_turn() -> None:
@@ -323,7 +334,8 @@ def test_grayscale_is_luma_in_every_channel() -> None:
 def test_each_image_has_its_own_draw() -> None:
     images = random_images(1).expand(4, -1, -1, -1)
     draw = draws(4, on=[0.0, 0.0, 0.9, 0.9], brightness=0.9, gray=[0.9, 0.0, 0.9, 0.0])
-    out = jitter_color(images, ViewSettings(12, **{**NOTHING, **JITTER, "jitter": 0.5, "brightness": 0.5, "grayscale": 0.5}), draw)
+    half = {**JITTER, "jitter": 0.5, "brightness": 0.5, "grayscale": 0.5}
+    out = jitter_color(images, still(**half), draw)
     expected = [images[0] * 1.4, luma(images)[0] * 1.4, images[0], luma(images)[0]]
     for found, wanted in zip(out, expected, strict=True):
         torch.testing.assert_close(found, wanted.expand(3, -1, -1), atol=1e-5, rtol=0)
@@ -333,7 +345,8 @@ def test_each_image_has_its_own_draw() -> None:
 def test_other_channels_get_brightness_and_contrast_only(channels: int) -> None:
     images = random_images(2, channels)
     every = only(brightness=0.4, contrast=0.4, saturation=0.9, hue=0.5, grayscale=1.0)
-    out = jitter_color(images, every, draws(2, brightness=0.75, contrast=0.25, hue=0.9, saturation=0.9))
+    draw = draws(2, brightness=0.75, contrast=0.25, hue=0.9, saturation=0.9)
+    out = jitter_color(images, every, draw)
     bright = 1.2 * images
     expected = 0.8 * bright + 0.2 * bright.mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
@@ -400,27 +413,18 @@ def test_images_of_one_batch_have_draws_of_their_own() -> None:
 def test_operations_are_drawn_independently() -> None:
     # Blur once read the number that also decided on greyscale: every grey image was blurred.
     n = 4000
-    half = still(16, flip=0.5, grayscale=0.5, blur=0.5, blur_sigma=(20.0, 20.0), solarize=0.5)
-    # Four corners tell apart what happened: colour, side, sharpness, inversion.
+    half = still(16, flip=0.5, grayscale=0.5, blur=0.5, blur_sigma=(20.0, 20.0))
     images = torch.zeros(n, 3, 16, 16)
-    images[:, 0, :, :8] = 0.9
+    images[:, 0, :, :8] = 0.9  # red on the left
     view = undo_normalize(random_view(images, half, generator()))
-    left, right = view[:, :, :, 0].mean(2), view[:, :, :, -1].mean(2)
+    left, right = view[:, :, 8, 0], view[:, :, 8, -1]
     lit = torch.where((left.sum(1) > right.sum(1))[:, None], left, right)
-    happened = {
-        "flip": right.sum(1) > left.sum(1),
-        "grayscale": (lit.amax(1) - lit.amin(1)) < 1e-3,
-        "blur": ((view[:, :, 8, 7] - view[:, :, 8, 0]).abs().amax(1) > 1e-3),
-        "solarize": lit[:, 0] < 0.25,
-    }
-    # A grey 0.27 lies below one half: solarisation shows on coloured images only.
-    coloured = ~happened["grayscale"]
-    for name, marks in happened.items():
-        among = coloured if name == "solarize" else torch.ones(n, dtype=torch.bool)
-        assert marks[among].float().mean() == pytest.approx(0.5, abs=0.05), name
-    for one in happened:
-        for two in happened:
-            among = coloured if "solarize" in (one, two) else torch.ones(n, dtype=torch.bool)
-            if one < two and {one, two} != {"grayscale", "solarize"}:
-                pair = torch.stack([happened[one][among], happened[two][among]]).float()
-                assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.08, (one, two)
+    happened = torch.stack(
+        [
+            right.sum(1) > left.sum(1),  # flip
+            lit.amax(1) - lit.amin(1) < 1e-3,  # greyscale
+            (view[:, :, 8, 7] - view[:, :, 8, 0]).abs().amax(1) > 1e-3,  # blur, at the edge
+        ]
+    ).float()
+    torch.testing.assert_close(happened.mean(1), torch.full((3,), 0.5), atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(happened), torch.eye(3), atol=0.08, rtol=0)

@@ -52,10 +52,14 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
-        raise DdmError(f"{path} does not exist: nothing was saved yet, begin the run anew") from None
+        raise DdmError(
+            f"{path} does not exist: nothing was saved yet, begin the run anew"
+        ) from None
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise DdmError(f"{path} cannot be read as a checkpoint ({reason}); begin the run anew") from None
+        raise DdmError(
+            f"{path} cannot be read as a checkpoint ({reason}); begin the run anew"
+        ) from None
     return checkpoint
 
 
@@ -106,7 +110,9 @@ class MetricsFile(Logger):
     def version(self) -> str:
         return ""
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
         """The configuration has a file of its own."""
 
     @rank_zero_only
@@ -123,7 +129,10 @@ class MetricsFile(Logger):
                 csv.DictWriter(file, self.columns).writerow(row)
 
     def _write_all(self) -> None:
-        with atomic(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            atomic(self.path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)

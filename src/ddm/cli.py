@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -38,37 +38,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(ArgumentParser):
+    """Says what is wrong in one line; the whole usage would bury it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the line and leave with status 2."""
+        print(f"ddm: error: {' '.join(message.split())}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def build_parser() -> ArgumentParser:
     """The commands and their options, made from the settings' own types and docstrings."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="ddm",
         description="Domain disentanglement for self-supervised learning.",
         version=__version__,
     )
     commands = parser.add_subcommands(required=True, dest="command")
 
-    pretrain = ArgumentParser(description="Train an encoder on images from several domains.")
+    pretrain = Parser(description="Train an encoder on images from several domains.")
     pretrain.add_argument("images", help='folder, manifest (.csv, .parquet) or "emoji"')
-    pretrain.add_argument("--config", action="config", help="YAML file with any of the options below")
-    pretrain.add_class_arguments(PretrainConfig, as_group=False, skip={"images"})
+    pretrain.add_argument(
+        "--config", action="config", help="YAML file with any of the options below"
+    )
+    # Said by hand where the usual spelling is shorter than what the type would give.
+    pretrain.add_argument(
+        "--output", "-o", default=PretrainConfig.output, help="the run folder, made anew"
+    )
+    pretrain.add_argument(
+        "--strict", action="store_true", help="refuse unreadable images instead of skipping them"
+    )
+    pretrain.add_argument(
+        "--held_out", nargs="*", default=[], help="domains that take no part: the unseen ones"
+    )
+    skip = {"images", "output", "strict", "held_out"}
+    pretrain.add_class_arguments(PretrainConfig, as_group=False, skip=skip)
     commands.add_subcommand("pretrain", pretrain, help="train an encoder")
 
-    resume = ArgumentParser(description="Continue an interrupted run to its end.")
+    resume = Parser(description="Continue an interrupted run to its end.")
     resume.add_argument("run", help="run folder")
     commands.add_subcommand("resume", resume, help="continue an interrupted run")
 
-    evaluate = ArgumentParser(description="Probe a run on seen and unseen domains.")
+    evaluate = Parser(description="Probe a run on seen and unseen domains.")
     evaluate.add_argument("run", help="run folder")
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     commands.add_subcommand("evaluate", evaluate, help="probe a run on seen and unseen domains")
 
-    report = ArgumentParser(description="Write an HTML report on one or several evaluated runs.")
+    report = Parser(description="Write an HTML report on one or several evaluated runs.")
     report.add_argument("runs", nargs="+", help="run folders")
     report.add_argument("--output", "-o", default="report.html", help="file to write")
     commands.add_subcommand("report", report, help="write an HTML report on evaluated runs")
 
-    demo = ArgumentParser(description="Emoji with and without the module, and a report on both.")
-    demo.add_argument("--output", "-o", default="runs/demo", help="folder; continued if interrupted")
+    demo = Parser(description="Emoji with and without the module, and a report on both.")
+    demo.add_argument(
+        "--output", "-o", default="runs/demo", help="folder; continued if interrupted"
+    )
     demo.add_argument("--held_out", default="noto-mono", help="the unseen domain")
     demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="of each of the two runs")
     demo.add_argument("--seed", type=int, default=0, help="of both runs")

@@ -10,8 +10,8 @@ from torch import Tensor
 def effective_rank(features: Tensor) -> float:
     """Exponential of the entropy of the singular values, of the centred features.
 
-    RankMe, Garrido et al., 2023 (arXiv 2210.02885), equation 1; centred, so that a large common mean
-    does not hide the rest.
+    RankMe, Garrido et al., 2023 (arXiv 2210.02885), equation 1; centred, so that a large common
+    mean does not hide the rest.
 
     Args:
         features: shape (N, D).
@@ -28,8 +28,8 @@ def effective_rank(features: Tensor) -> float:
 def relative_deviation(features: Tensor) -> float:
     """Deviation of the normalised features, as a share of the largest possible; 0 is collapse.
 
-    The mean over dimensions of the standard deviation of ``h / |h|``, times ``sqrt(D)``, as in SimSiam
-    (arXiv 2011.10566, figure 2): 1 for features spread evenly over the sphere.
+    The mean over dimensions of the standard deviation of ``h / |h|``, times ``sqrt(D)``, as in
+    SimSiam (arXiv 2011.10566, figure 2): 1 for features spread evenly over the sphere.
 
     Args:
         features: shape (N, D).

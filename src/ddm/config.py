@@ -32,9 +32,11 @@ class ModuleConfig:
 
     enabled: bool = True
     variant_dim: int | None = None
-    variant: Literal["cross_entropy", "prototypes"] | None = "cross_entropy"
-    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes"] | None = "prototypes"
-    independence: Literal["cross_correlation", "hsic"] | None = "cross_correlation"
+    variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
+    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"] = (
+        "prototypes"
+    )
+    independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
     variant_weight: float = 1.0
     invariance_weight: float = 1.0
     independence_weight: float = 1.0
@@ -59,15 +61,17 @@ class PretrainConfig:
         epochs: passes over the training images.
         batch_size: images in a batch, on each device.
         optimizer: "lars", "sgd" or "adamw"; the method's own by default.
-        learning_rate: at a batch of 256, scaled linearly; the method's own by default.
+        learning_rate: at a batch of 256, scaled with it; the method's own by default.
         weight_decay: not for normalisation layers and biases; the method's own by default.
         warmup_epochs: epochs over which the learning rate rises, before its cosine.
         seed: of everything random.
-        workers: processes that decode images; by default none for images in memory, else one a core.
+        workers: processes that decode images; by default none for images in memory, else one a
+            core.
         accelerator: where to train.
         devices: how many of them.
         precision: "auto" is bfloat16 autocast on a GPU, float32 elsewhere.
-        checkpoint_steps: save every so many steps too, for long epochs; 0 for the ends of epochs only.
+        checkpoint_steps: save every so many steps too, for long epochs; 0 for the ends of epochs
+            only.
     """
 
     images: str = "emoji"

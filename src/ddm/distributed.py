@@ -17,8 +17,9 @@ def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
     """Concatenate the rows of all ranks along ``dim``, in rank order.
 
     Gradients flow back to the rank that a row came from, summed over the ranks' losses. Under
-    ``DistributedDataParallel``, which averages gradients over ranks, a loss that every rank computes
-    on the gathered rows therefore has the very gradient of one process on the joined batch.
+    ``DistributedDataParallel``, which averages gradients over ranks, a loss that every rank
+    computes on the gathered rows therefore has the very gradient of one process on the joined
+    batch.
 
     Args:
         rows: the same shape on every rank.

@@ -44,7 +44,9 @@ class DomainTable:
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"domain names repeat: {self.names}")
-        if self.index.size and not (UNKNOWN <= self.index.min() <= self.index.max() < len(self.names)):
+        if self.index.size and not (
+            UNKNOWN <= self.index.min() <= self.index.max() < len(self.names)
+        ):
             raise ValueError(
                 f"domain indices must lie in [-1, {len(self.names)}), "
                 f"found {self.index.min()} to {self.index.max()}"

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ddm.data.base import ImageDataset
-from ddm.data.loading import IndexedImages, batches
+from ddm.data.loading import IndexedImages, batches, default_workers
 from ddm.errors import DdmError
 from ddm.run_folder import atomic
 from ddm.views import plain_view
@@ -27,7 +27,6 @@ def embed(
     store: Path,
     fingerprint: str,
     batch_size: int = 256,
-    workers: int = 0,
 ) -> NDArray[np.float32]:
     """Pooled features of every image, read from the store if they are there already.
 
@@ -36,9 +35,9 @@ def embed(
         dataset: the images.
         size: side of the view that the encoder takes, in pixels.
         store: a ``.npy`` file; a ``.json`` beside it says what it holds.
-        fingerprint: names the encoder; with the images' keys it decides whether the store still fits.
+        fingerprint: names the encoder; with the images' keys it decides whether the store still
+            fits.
         batch_size: images at a time.
-        workers: processes that decode images.
 
     Returns:
         Memory-mapped array of shape (len(dataset), D), in the order of the data set.
@@ -54,7 +53,7 @@ def embed(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = encoder.to(device).eval()
     loader = batches(
-        IndexedImages(dataset, np.arange(len(dataset))), None, batch_size, workers
+        IndexedImages(dataset, np.arange(len(dataset))), None, batch_size, default_workers(dataset)
     )
     note.unlink(missing_ok=True)
     with atomic(store) as temporary, torch.inference_mode():
@@ -63,7 +62,8 @@ def embed(
             features = encoder(plain_view(images.to(device), size)).float().cpu()
             if features.ndim != 2:
                 raise DdmError(
-                    f"the encoder gives features of shape {tuple(features.shape)}, not (N, D); pool them"
+                    f"the encoder gives features of shape {tuple(features.shape)}, not (N, D); "
+                    "pool them"
                 )
             if not torch.isfinite(features).all():
                 raise DdmError(

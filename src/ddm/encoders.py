@@ -6,7 +6,8 @@ import difflib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from ddm.errors import DdmError
 
@@ -54,8 +55,8 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
     from timm.models.resnet import BasicBlock, ResNet
 
     if spec.name == "small":
-        model: nn.Module = ResNet(
-            BasicBlock,
+        model: Any = ResNet(
+            BasicBlock,  # type: ignore[arg-type]
             (1, 1, 1, 1),
             num_classes=0,
             in_chans=spec.channels,
@@ -73,9 +74,8 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
         raise DdmError(f"encoder {spec.name!r} is neither 'small' nor a model of timm{hint}")
     if isinstance(model, ResNet) and spec.image_size <= SMALL_IMAGE:
         use_small_stem(model, stride=2 if spec.name == "small" else 1)
-    import torch
-
-    return model.to(memory_format=torch.channels_last), int(model.num_features)  # type: ignore[arg-type, call-overload, no-any-return, union-attr]
+    feature_dim: int = model.num_features
+    return model.to(memory_format=torch.channels_last), feature_dim
 
 
 def use_small_stem(model: Any, stride: int) -> None:
@@ -91,15 +91,7 @@ def use_small_stem(model: Any, stride: int) -> None:
 def _takes_image_size(name: str) -> bool:
     import timm
 
-    return not timm.get_pretrained_cfg_value(name, "fixed_input_size") is None and bool(
+    return timm.get_pretrained_cfg_value(name, "fixed_input_size") is not None and bool(
         timm.get_pretrained_cfg_value(name, "fixed_input_size")
     )
 
-
-def pooled(output: Tensor) -> Tensor:
-    """Check that an encoder gives pooled features."""
-    if output.ndim != 2:
-        raise DdmError(
-            f"the encoder gives features of shape {tuple(output.shape)}; they must be pooled to (N, D)"
-        )
-    return output

@@ -78,7 +78,9 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise DdmError(f"{path} does not exist: the run has not finished; `ddm resume` it") from None
+        raise DdmError(
+            f"{path} does not exist: the run has not finished; `ddm resume` it"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise DdmError(f"{path} is damaged ({error}); train the run anew") from None
     if "ddm" not in metadata:
@@ -100,7 +102,8 @@ def _build_lines(spec: EncoderSpec, encoder: nn.Module) -> str:
     else:
         sized = f", img_size={spec.image_size}" if hasattr(encoder, "patch_embed") else ""
         lines = [
-            f'model = timm.create_model("{spec.name}", num_classes=0, in_chans={spec.channels}{sized})'
+            f'model = timm.create_model("{spec.name}", num_classes=0, '
+            f"in_chans={spec.channels}{sized})"
         ]
     conv = getattr(encoder, "conv1", None)
     if isinstance(getattr(encoder, "maxpool", None), nn.Identity) and isinstance(conv, nn.Conv2d):

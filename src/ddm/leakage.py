@@ -31,7 +31,9 @@ def domain_leakage(
     domain = dataset.domains.index
     if len(np.unique(domain[train])) < 2 or not len(test):
         return []
-    probe = LinearProbe.fit((features[train], domain[train]), (features[validation], domain[validation]))
+    probe = LinearProbe.fit(
+        (features[train], domain[train]), (features[validation], domain[validation])
+    )
     right = probe.predict(features[test]) == domain[test]
     present = [d for d in domains if (domain[test] == dataset.domains.names.index(d)).any()]
     parts = []

@@ -62,7 +62,8 @@ class DomainDisentanglement(nn.Module):
         independence_weight: weight of the independence term.
 
     Raises:
-        ValueError: a width or number out of range, a negative weight, an unknown objective.
+        ValueError: a width or number out of range, a weight that is negative or not finite, an
+            unknown objective.
 
     Example:
         >>> ddm = DomainDisentanglement(feature_dim=512, num_domains=3)
@@ -101,8 +102,11 @@ class DomainDisentanglement(nn.Module):
             "independence": independence_weight,
         }
         for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name}_weight={weight} must not be negative")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(
+                    f"{name}_weight={weight} must be a finite number, not negative; "
+                    f"{name}=None leaves the term out"
+                )
         self.feature_dim = feature_dim
         self.num_domains = num_domains
         self.variant_dim = variant_dim
@@ -174,15 +178,16 @@ class DomainDisentanglement(nn.Module):
         if domains.shape != features.shape[-2:-1]:
             raise ValueError(
                 f"domains must have shape ({features.shape[-2]},), one a sample, "
-                f"not {tuple(domains.shape)}"
+                f"not {tuple(domains.shape)}; for views along the batch, domains.repeat(num_views)"
             )
         if domains.is_floating_point() or domains.is_complex() or domains.dtype == torch.bool:
-            raise ValueError(f"domains must be integers, not {domains.dtype}")
+            raise ValueError(f"domains must be integers, not {domains.dtype}; use domains.long()")
         if domains.device.type == "cpu" and domains.numel():
             low, high = int(domains.min()), int(domains.max())
             if low < -1 or high >= self.num_domains:
                 raise ValueError(
-                    f"domains must lie in [-1, {self.num_domains}), found {low} to {high}"
+                    f"domains must lie in [-1, num_domains={self.num_domains}), "
+                    f"found {low} to {high}; -1 is for unknown domains, raise num_domains for more"
                 )
 
     def extra_repr(self) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
+import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,25 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightly.models.utils import get_weight_decay_parameters
-from lightly.utils.lars import LARS
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from ddm.checkpoints import AtomicCheckpointIO, MetricsFile, load_checkpoint
 from ddm.collapse import collapse_warning, effective_rank, relative_deviation
 from ddm.config import PretrainConfig, differences
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
-from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches
+from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.errors import DdmError
 from ddm.export import save_encoder
-from ddm.methods import OptimizerSettings, find_method
+from ddm.methods import find_method
 from ddm.module import DomainDisentanglement
+from ddm.optimizers import OptimizerSettings, cosine_with_warmup, make_optimizer
 from ddm.run_folder import RunFolder
 from ddm.views import random_views
 
@@ -61,7 +59,8 @@ class Pretraining(pl.LightningModule):
             position[dataset.domains.names.index(name)] = new
         self.register_buffer("domain_number", torch.from_numpy(position), persistent=False)
         self.images = IndexedImages(dataset, training_images(config, dataset))
-        # A generator of its own, so that adding the module does not change the encoder's first weights.
+        # A generator of its own, so that adding the module does not change the encoder's first
+        # weights.
         with seeded(config.seed, 0):
             spec = EncoderSpec(config.encoder, config.channels, config.size)
             encoder, feature_dim = build_encoder(spec)
@@ -77,11 +76,11 @@ class Pretraining(pl.LightningModule):
             with seeded(config.seed, 1):
                 self.module = DomainDisentanglement(
                     feature_dim,
-                    max(2, len(self.domain_names)),
+                    len(self.domain_names),
                     variant_dim,
-                    variant=module.variant,
-                    invariance=module.invariance,
-                    independence=module.independence,
+                    variant=_or_none(module.variant),
+                    invariance=_or_none(module.invariance),
+                    independence=_or_none(module.independence),
                     variant_weight=module.variant_weight,
                     invariance_weight=module.invariance_weight,
                     independence_weight=module.independence_weight,
@@ -91,17 +90,16 @@ class Pretraining(pl.LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run. (Lightning's own estimate would open the data before a resume.)"""
+        """Steps of the whole run. (Lightning's estimate would open the data too early.)"""
         batch = self.config.batch_size * self.trainer.world_size
         return self.config.epochs * (len(self.images) // batch)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of this epoch, from where the checkpoint left it; called for each epoch."""
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        in_memory = hasattr(self.images.dataset.read, "batch")
         workers = self.config.workers
         if workers is None:
-            workers = 0 if in_memory else min(8, os.cpu_count() or 1)
+            workers = default_workers(self.images.dataset)
         sampler = EpochBatches(
             len(self.images),
             self.config.batch_size,
@@ -176,16 +174,9 @@ class Pretraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = optimizer_settings(self.config)
-        modules: list[nn.Module] = [self.method]
-        if self.module is not None:
-            modules.append(self.module)
-        decayed, free = get_weight_decay_parameters(modules)
-        groups = [
-            {"params": [p for p in decayed if p.requires_grad]},
-            {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
-        ]
+        modules = [self.method] if self.module is None else [self.method, self.module]
         batch = self.config.batch_size * self.trainer.world_size
-        optimizer = make_optimizer(groups, settings, batch)
+        optimizer = make_optimizer(modules, settings, batch)
         warmup = int(self.config.warmup_epochs * self.total_steps / self.config.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, cosine_with_warmup(self.total_steps, warmup)
@@ -196,8 +187,12 @@ class Pretraining(pl.LightningModule):
         checkpoint["ddm_config"] = asdict(self.config)
 
 
+def _or_none(objective: str) -> str | None:
+    return None if objective == "none" else objective
+
+
 class seeded:
-    """Inside, torch's random numbers follow from a seed; outside, they go on as if nothing had been."""
+    """Inside, torch's random numbers follow from a seed; outside they go on undisturbed."""
 
     def __init__(self, *seed: int) -> None:
         self.seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -224,30 +219,8 @@ def optimizer_settings(config: PretrainConfig) -> OptimizerSettings:
         name,
         own.learning_rate if config.learning_rate is None else config.learning_rate,
         own.weight_decay if config.weight_decay is None else config.weight_decay,
-        own.reference_batch,
+        own.scaling,
     )
-
-
-def make_optimizer(
-    groups: list[dict[str, Any]], settings: OptimizerSettings, batch: int
-) -> torch.optim.Optimizer:
-    """The optimizer at the learning rate that fits the global batch."""
-    rate = settings.learning_rate * batch / settings.reference_batch
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
-    kind = LARS if settings.name == "lars" else torch.optim.SGD
-    return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
-
-
-def cosine_with_warmup(steps: int, warmup: int) -> Callable[[int], float]:
-    """Factor of the learning rate at each step: a linear rise, then half a cosine to zero."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
-
-    return factor
 
 
 def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]:
@@ -265,8 +238,9 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
     left = [name for name in dataset.domains.names if name not in config.held_out]
     if len(left) < 2 and config.ddm.enabled:
         raise DdmError(
-            f"{dataset.name} has {len(left)} domain to train on ({', '.join(left) or 'none known'}), and "
-            "the module needs two; add domains, hold out fewer, or train without it: --ddm.enabled false"
+            f"{dataset.name} has {len(left)} domain to train on ({', '.join(left) or 'none'}), "
+            "and the module needs two; add domains, hold out fewer, or train without it: "
+            "--ddm.enabled false"
         )
     return left
 
@@ -285,8 +259,8 @@ def training_images(config: PretrainConfig, dataset: ImageDataset) -> NDArray[np
     needed = config.batch_size * config.devices
     if len(indices) < needed:
         raise DdmError(
-            f"--batch_size {config.batch_size} on {config.devices} device(s) needs {needed} images, but "
-            f"{dataset.name} has {len(indices)} to train on; choose a smaller batch"
+            f"--batch_size {config.batch_size} on {config.devices} device(s) needs {needed} "
+            f"images, but {dataset.name} has {len(indices)} to train on; choose a smaller batch"
             + (", or --train_split all" if config.train_split == "train" else "")
         )
     return indices
@@ -305,6 +279,9 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     Raises:
         DdmError: unusable settings or images; before anything is written.
     """
+    # What can be refused at once is, before a large folder is looked through.
+    RunFolder(Path(config.output)).require_new()
+    optimizer_settings(config)
     dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
     try:
         training = Pretraining(config, dataset)
@@ -312,9 +289,16 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         raise
     except ValueError as error:
         raise DdmError(str(error)) from None
-    optimizer_settings(config)
     run = RunFolder.create(config)
     run.save_domains(dataset)
+    if dataset.skipped:
+        run.save_skipped(dataset)
+        what = (
+            "image could not be read and was"
+            if len(dataset.skipped) == 1
+            else "images could not be read and were"
+        )
+        tell(f"{len(dataset.skipped)} {what} skipped; {run.skipped_file} lists them")
     return _fit(run, training, checkpoint=None)
 
 
@@ -326,8 +310,8 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
         dataset: the images; opened as the run's configuration says by default.
 
     Raises:
-        DdmError: not a run folder, a checkpoint of another configuration, or images that have changed
-            since.
+        DdmError: not a run folder, a checkpoint of another configuration, or images that have
+            changed since.
     """
     run, config = RunFolder.open(path)
     dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
@@ -347,12 +331,11 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     return _fit(run, training, checkpoint)
 
 
-def _fit(
-    run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None
-) -> RunFolder:
+def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
     config = training.config
     saved_step = None if checkpoint is None else int(checkpoint["global_step"])
     metrics = MetricsFile(run.metrics_file, saved_step)
+    steps_per_epoch = len(training.images) // (config.batch_size * config.devices)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         default_root_dir=run.path,
@@ -361,7 +344,7 @@ def _fit(
         devices=config.devices,
         precision=_precision(config),
         logger=[metrics, _tensorboard(run, saved_step)],
-        log_every_n_steps=LOG_EVERY,
+        log_every_n_steps=min(LOG_EVERY, steps_per_epoch),
         callbacks=_callbacks(run, config),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
@@ -423,7 +406,5 @@ class ProgressBar(TQDMProgressBar):
 
 
 def tell(message: str) -> None:
-    """A warning for the person at the terminal, below the progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(f"ddm: warning: {message}")
+    """A warning for the person at the terminal, above the progress bar."""
+    tqdm.write(f"ddm: warning: {message}", file=sys.stderr)

@@ -44,7 +44,8 @@ class LinearProbe:
 
         Args:
             train: features (N, D) and classes (N,).
-            validation: the same of other samples; without any the strongest penalty but one is kept.
+            validation: the same of other samples; without any the strongest penalty but one is
+                kept.
 
         Raises:
             ValueError: fewer than two classes to train on.
@@ -66,7 +67,9 @@ class LinearProbe:
                 model.fit(scaled, y)
             weights = model.coef_.copy(), model.intercept_.copy()
             if len(validation[1]):
-                score = float((model.predict(scaler.transform(validation[0])) == validation[1]).mean())
+                score = float(
+                    (model.predict(scaler.transform(validation[0])) == validation[1]).mean()
+                )
             else:
                 score = -abs(np.log10(penalty) + 2)
             if best is None or score > best[0]:
@@ -123,8 +126,8 @@ def bootstrap(
 ) -> tuple[list[Interval], Interval, Interval]:
     """Accuracy of several parts (domains), their mean and their worst, with intervals over groups.
 
-    Groups are resampled, not samples: variants of one thing succeed and fail together, and so do the
-    drawings of one thing in several domains. Percentile method.
+    Groups are resampled, not samples: variants of one thing succeed and fail together, and so do
+    the drawings of one thing in several domains. Percentile method.
 
     Args:
         parts: for each part, which samples were right, shape (n,), and their groups, shape (n,).

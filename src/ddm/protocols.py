@@ -1,13 +1,14 @@
 """Protocols: which images a probe is trained on, and which it is read on.
 
 Seen and unseen domains
-    Probes are trained on the training split of the domains that the encoder was pre-trained on, their
-    penalty is chosen on the validation split of those, and they are read on the test split of every
-    domain. An unseen domain thus plays no part in any choice. Beside it stands a probe that was trained
-    on the unseen domain itself ("own"): what the features would allow if labels of it existed.
+    Probes are trained on the training split of the domains that the encoder was pre-trained on,
+    their penalty is chosen on the validation split of those, and they are read on the test split
+    of every domain. An unseen domain thus plays no part in any choice. Beside it stands a probe
+    that was trained on the unseen domain itself ("own"): what the features would allow if labels
+    of it existed.
 
-All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain, side,
-value, low, high, n, chance``; ``domain`` is a name, ``"mean"`` or ``"worst"``.
+All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain,
+side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"`` or ``"worst"``.
 """
 
 from __future__ import annotations
@@ -203,4 +204,3 @@ class SeenUnseen:
             yield row(common, domain, interval, len(right))
         yield row(common, "mean", mean, total)
         yield row(common, "worst", worst, total)
-

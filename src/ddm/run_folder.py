@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from ddm.config import PretrainConfig
 from ddm.data.base import ImageDataset
-from ddm.domains import DomainTable
+from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
 
 
@@ -39,6 +39,10 @@ class RunFolder:
         return self.path / "domains.parquet"
 
     @property
+    def skipped_file(self) -> Path:
+        return self.path / "skipped.csv"
+
+    @property
     def checkpoint_file(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
 
@@ -58,6 +62,22 @@ class RunFolder:
     def features_file(self) -> Path:
         return self.path / "features.npy"
 
+    def require_new(self) -> None:
+        """Refuse a folder that holds something already.
+
+        Raises:
+            DdmError: another run, or other files, lie there.
+        """
+        if self.config_file.exists():
+            raise DdmError(
+                f"{self.path} holds another run; continue that one with `ddm resume {self.path}`, "
+                "or choose another --output"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise DdmError(
+                f"{self.path} exists and is not an empty folder; choose another --output"
+            )
+
     @classmethod
     def create(cls, config: PretrainConfig) -> RunFolder:
         """Make the folder of a new run and write its configuration.
@@ -66,17 +86,13 @@ class RunFolder:
             DdmError: the folder holds something already, or cannot be made.
         """
         run = cls(Path(config.output))
-        if run.config_file.exists():
-            raise DdmError(
-                f"{run.path} holds another run; continue that one with `ddm resume {run.path}`, "
-                "or choose another --output"
-            )
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise DdmError(f"{run.path} exists and is not an empty folder; choose another --output")
+        run.require_new()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DdmError(f"cannot make {run.path}: {error.strerror}; choose another --output") from None
+            raise DdmError(
+                f"cannot make {run.path}: {error.strerror}; choose another --output"
+            ) from None
         config.save(run.config_file)
         return run
 
@@ -104,8 +120,14 @@ class RunFolder:
         with atomic(self.domains_file) as temporary:
             frame.to_parquet(temporary, index=False)
 
+    def save_skipped(self, dataset: ImageDataset) -> None:
+        """Write which images could not be read, and why."""
+        frame = pd.DataFrame(list(dataset.skipped), columns=["path", "reason"])
+        with atomic(self.skipped_file) as temporary:
+            frame.to_csv(temporary, index=False)
+
     def with_saved_domains(self, dataset: ImageDataset) -> ImageDataset:
-        """The data set under the run's own domain table.
+        """The data set under the run's own domain table and splits.
 
         Raises:
             DdmError: the images are no longer those that the run began with.
@@ -116,20 +138,23 @@ class RunFolder:
         if tuple(frame["path"]) != dataset.keys:
             now, then = set(dataset.keys), set(frame["path"])
             raise DdmError(
-                f"{dataset.name} has changed since {self.path} began: {len(now - then)} images are new, "
-                f"{len(then - now)} are gone; restore it, or begin a new run"
+                f"{dataset.name} has changed since {self.path} began: "
+                f"{len(now - then)} images are new, {len(then - now)} are gone; "
+                "restore it, or begin a new run"
             )
         position = {name: i for i, name in enumerate(dataset.domains.names)}
-        index = frame["domain"].map(position).fillna(-1).to_numpy(np.int64)
+        index = frame["domain"].map(position).fillna(UNKNOWN).to_numpy(np.int64)
         confidence = frame["confidence"].to_numpy(np.float32)
-        return dataset.with_domains(DomainTable(index, dataset.domains.names, confidence))
+        table = DomainTable(index, dataset.domains.names, confidence)
+        # The splits too are the run's own: what it trained on must never be tested on.
+        return replace(dataset, domains=table, splits=frame["split"].to_numpy(str))
 
 
 class atomic:
     """Write a file so that it is there whole or not at all.
 
-    ``with atomic(path) as temporary:`` gives a name beside ``path`` to write to, which then takes its
-    place. When writing fails, what stood at ``path`` before is still there.
+    ``with atomic(path) as temporary:`` gives a name beside ``path`` to write to, which then takes
+    its place. When writing fails, what stood at ``path`` before is still there.
     """
 
     def __init__(self, path: Path | str) -> None:

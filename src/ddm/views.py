@@ -69,8 +69,8 @@ def normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images in [0, 1]; uint8 ones are divided by 255."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    """Images in [0, 1], float32; uint8 ones are divided by 255."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -104,16 +104,16 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
         images: shape (N, C, H, W), uint8 or float in [0, 1]. Colour is jittered for C = 3; for other
             C brightness and contrast only.
         settings: how to draw.
-        generator: on the CPU; N x 12 uniform numbers are taken from it.
+        generator: on the CPU; N x 13 uniform numbers are taken from it.
 
     Returns:
         Normalised views, shape (N, C, size, size), channels-last in memory.
     """
-    draw = torch.rand(len(images), 12, generator=generator)
+    draw = torch.rand(len(images), 13, generator=generator)
     view = crop_and_flip(to_float(images), settings, draw[:, :5])
     view = jitter_color(view, settings, draw[:, 5:11]).clamp(0, 1)
     if settings.blur > 0:
-        view = blur(view, settings, draw[:, 10:])
+        view = blur(view, settings, draw[:, 11:])
     if settings.solarize > 0:
         chosen = torch.rand(len(images), generator=generator) < settings.solarize
         chosen = chosen.to(view.device)[:, None, None, None]

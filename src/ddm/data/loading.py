@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ddm.data.base import ImageDataset
 
-#: images (N, C, H, W) uint8; domain (N,) int64, -1 unknown; index (N,) int64 into the whole data set
+#: images (N, C, H, W) uint8; domain (N,) int64, -1 unknown; index (N,) int64 into the whole data
+#: set
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -49,9 +51,9 @@ class EpochBatches(Sampler[list[int]]):
     """The batches of one epoch, from any batch on.
 
     The order is a function of seed and epoch alone: there is no state to save, and a run that is
-    resumed sees what it would have seen. Each rank takes its share of the same global batch, so that
-    W ranks see together what one process with a W times larger batch sees. What does not fill a
-    global batch at the end of an epoch is left out of that epoch.
+    resumed sees what it would have seen. Each rank takes its share of the same global batch, so
+    that W ranks see together what one process with a W times larger batch sees. What does not fill
+    a global batch at the end of an epoch is left out of that epoch.
 
     Args:
         num_samples: size of the data set.
@@ -97,6 +99,11 @@ class EpochBatches(Sampler[list[int]]):
         order = rng.permutation(self.num_samples)[: len(self) * self.batch_size * self.world_size]
         batches = order.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
         yield from batches[self.start :].tolist()
+
+
+def default_workers(dataset: ImageDataset) -> int:
+    """Processes that decode images: none for an array in memory, else one a core, at most 8."""
+    return 0 if hasattr(dataset.read, "batch") else min(8, os.cpu_count() or 1)
 
 
 def _as_it_is(batch: Any) -> Any:

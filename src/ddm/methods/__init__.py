@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from ddm.errors import DdmError
-from ddm.methods.base import Method, MethodOutput, OptimizerSettings
+from ddm.methods.base import Method, MethodOutput
 from ddm.methods.byol import BYOL
 from ddm.methods.simclr import SimCLR
 
@@ -25,4 +25,4 @@ def find_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["BYOL", "METHODS", "Method", "MethodOutput", "OptimizerSettings", "SimCLR", "find_method"]
+__all__ = ["BYOL", "METHODS", "Method", "MethodOutput", "SimCLR", "find_method"]

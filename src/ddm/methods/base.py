@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
 
@@ -24,23 +25,6 @@ class MethodOutput:
 
     loss: Tensor
     features: Tensor
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The optimizer that a method's paper trains with.
-
-    Args:
-        name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
-        learning_rate: at a batch of ``reference_batch``; scaled linearly with the batch.
-        weight_decay: not applied to normalisation layers and biases.
-        reference_batch: the batch that ``learning_rate`` is for.
-    """
-
-    name: Literal["lars", "sgd", "adamw"]
-    learning_rate: float
-    weight_decay: float
-    reference_batch: int = 256
 
 
 class Method(nn.Module):
@@ -88,7 +72,8 @@ class Method(nn.Module):
 def simclr_view(size: int, **changes: float) -> ViewSettings:
     """The view of SimCLR: strong colour jitter and blur; milder and sharp for small images.
 
-    Chen et al., 2020 (arXiv 2002.05709), appendix A, and B.9 for CIFAR-10: strength 0.5 and no blur.
+    Chen et al., 2020 (arXiv 2002.05709), appendix A, and B.9 for CIFAR-10: strength 0.5 and no
+    blur.
     """
     strength = 0.5 if size <= 64 else 1.0
     settings = {
@@ -116,9 +101,7 @@ class MomentumCopy(nn.Module):
     @torch.no_grad()
     def update(self, online: nn.Module, momentum: float) -> None:
         """``copy = momentum * copy + (1 - momentum) * online``."""
-        torch._foreach_lerp_(
-            list(self.model.parameters()), list(online.parameters()), 1 - momentum
-        )
+        torch._foreach_lerp_(list(self.model.parameters()), list(online.parameters()), 1 - momentum)
         for mine, theirs in zip(self.model.buffers(), online.buffers(), strict=True):
             mine.copy_(theirs)
 

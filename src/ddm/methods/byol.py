@@ -11,7 +11,8 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, MomentumCopy, OptimizerSettings, simclr_view
+from ddm.methods.base import Method, MethodOutput, MomentumCopy, simclr_view
+from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
 

@@ -10,8 +10,8 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
-from ddm.distributed import world_size
-from ddm.methods.base import Method, MethodOutput, OptimizerSettings, simclr_view
+from ddm.methods.base import Method, MethodOutput, simclr_view
+from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
 
@@ -43,7 +43,8 @@ class SimCLR(Method):
         settings: temperature and widths.
     """
 
-    optimizer = OptimizerSettings("lars", learning_rate=0.3, weight_decay=1e-6)
+    # Appendix B.1: 0.075 sqrt(batch), better for small batches than 0.3 batch / 256.
+    optimizer = OptimizerSettings("lars", learning_rate=1.2, weight_decay=1e-6, scaling="sqrt")
 
     def __init__(
         self,
@@ -55,7 +56,10 @@ class SimCLR(Method):
         super().__init__(encoder, feature_dim, head_start)
         settings = settings or SimCLRSettings()
         self.head = SimCLRProjectionHead(self.head_dim, settings.hidden_dim, settings.output_dim)
-        self.criterion = NTXentLoss(settings.temperature, gather_distributed=world_size() > 1)
+        # Whether there are other ranks it asks at each step: Lightning starts them after this.
+        self.criterion = NTXentLoss(
+            settings.temperature, gather_distributed=torch.distributed.is_available()
+        )
 
     @classmethod
     def views(cls, size: int) -> list[ViewSettings]:

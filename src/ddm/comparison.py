@@ -1,0 +1,418 @@
+"""What one or several evaluated runs come to: figures, paired differences, caveats.
+
+Every number comes from what ``ddm evaluate`` wrote, and a difference between two runs carries an
+interval of its own, paired image by image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ddm import plots
+from ddm.config import PretrainConfig, differences
+from ddm.errors import DdmError
+from ddm.probe import Interval, Row, paired_difference
+from ddm.run_folder import RunFolder
+
+PORTIONS = {
+    "all": "all features",
+    "invariant": "invariant portion",
+    "variant": "variant portion",
+}
+MEASURES = {
+    "linear": "linear probe",
+    "knn": "nearest neighbours",
+    "retrieval": "retrieval",
+    "leakage": "leakage",
+}
+#: Measure, label, portion, trained_on, side.
+Key = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluated run, read from its folder.
+
+    Args:
+        folder: where it lies.
+        name: what the report calls it.
+        printed: what the plots call it.
+        config: its settings.
+        results: what ``ddm evaluate`` found.
+    """
+
+    folder: RunFolder
+    name: str
+    printed: str
+    config: PretrainConfig
+    results: Mapping[str, Any]
+
+    @cached_property
+    def rows(self) -> dict[tuple[str, ...], Row]:
+        """Figures by measure, label, portion, trained_on, side and domain."""
+        keys = ("measure", "label", "portion", "trained_on", "side", "domain")
+        return {tuple(row[k] for k in keys): row for row in self.results["rows"]}
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One line an answer, see :meth:`ddm.protocols.SeenUnseen.table`."""
+        return pd.read_parquet(self.folder.predictions_file)
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """The images of the run and their domains."""
+        return pd.read_parquet(self.folder.domains_file)[["path", "domain", "split"]]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """What was logged during training; empty where nothing was."""
+        if not self.folder.metrics_file.exists():
+            return pd.DataFrame(columns=["step", "epoch"])
+        return pd.read_csv(self.folder.metrics_file)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Domains that the encoder was not trained on."""
+        return tuple(self.results["unseen"])
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """All domains, the unseen ones last."""
+        names = self.results["data"]["domains"]
+        return (*(d for d in names if d not in self.unseen), *self.unseen)
+
+    def find(self, figure: Key, domain: str = "mean", side: str | None = None) -> Row | None:
+        """The row of a figure; None where there is none."""
+        return self.rows.get((*figure[:4], side or figure[4], domain))
+
+
+def open_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read evaluated runs; of two that differ in having the module, the one without comes first.
+
+    Raises:
+        DdmError: no folder, the same one twice, not a run, or not evaluated yet.
+    """
+    if not paths:
+        raise DdmError("a report needs a run: name one or more run folders")
+    folders = [RunFolder.open(path) for path in paths]
+    places = [folder.path.resolve() for folder, _ in folders]
+    if len(set(places)) < len(places):
+        twice = Counter(places).most_common(1)[0][0]
+        raise DdmError(f"{twice.name} is named twice; name each run once")
+    if _is_comparison([config for _, config in folders]):
+        folders.sort(key=lambda pair: pair[1].ddm.enabled)
+        names = ["without DDM", "with DDM"]
+    else:
+        names = [place.name for place in places]
+        if len(set(names)) < len(names):
+            names = [f"{place.parent.name}/{place.name}" for place in places]
+    return [
+        Run(folder, name, name if plots.printable(name) else f"run {i}", config, _results(folder))
+        for i, ((folder, config), name) in enumerate(zip(folders, names, strict=True), 1)
+    ]
+
+
+def _is_comparison(configs: Sequence[PretrainConfig]) -> bool:
+    return len(configs) == 2 and configs[0].ddm.enabled != configs[1].ddm.enabled
+
+
+def _results(folder: RunFolder) -> dict[str, Any]:
+    for file in (folder.results_file, folder.predictions_file, folder.features_file):
+        if not file.exists():
+            raise DdmError(
+                f"{file} is missing: evaluate the run first, with `ddm evaluate {folder.path}`"
+            )
+    try:
+        results: dict[str, Any] = json.loads(folder.results_file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DdmError(
+            f"{folder.results_file} is damaged; evaluate anew: `ddm evaluate {folder.path}`"
+        ) from None
+    return results
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of two runs and what lies between them.
+
+    Args:
+        name: of the figure.
+        first: the figure of the first run.
+        second: that of the second.
+        second_name: what the second run is called.
+        interval: second less first; None where the two cannot be paired.
+        points: the interval as text.
+        verdict: what it says.
+    """
+
+    name: str
+    first: str
+    second: str
+    second_name: str
+    interval: Interval | None
+    points: str
+    verdict: str
+
+
+def headline(runs: Sequence[Run]) -> list[str]:
+    """What the report comes to, in a sentence or three; the rule is the same whoever wins.
+
+    All features of each run are compared, on the unseen domains where there are any, by the linear
+    probe where there are labels, else by retrieval, else by how well the domain is found.
+    """
+    figure = _main_figure(runs)
+    if figure is None:
+        return [
+            "These images have neither labels, nor instances, nor two domains that were trained "
+            "on: there is nothing to measure."
+        ]
+    found = [(run, run.find(figure)) for run in runs]
+    shown = [(run, row) for run, row in found if row is not None]
+    sentences = [f"{_where(figure, shown[0][0], len(shown))} {_what(figure)} {_values(shown)}"]
+    if len(shown) < 2:
+        run, row = shown[0]
+        seen = run.find(figure, side="seen") if figure[4] == "unseen" else None
+        beside = f"{percent(seen['value'])} on the seen domains, " if seen else ""
+        sentences[0] += f"; {beside}chance is {percent(row['chance'])}."
+        return sentences
+    if len(shown) > 2:
+        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        return sentences
+    if figure[0] == "leakage":
+        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        sentences.append("No labels tell whether that helps or hurts.")
+        return sentences
+    (first, _), (second, _) = shown
+    interval = paired(first, second, figure, figure)
+    if interval is None:
+        sentences[0] += "."
+        sentences.append("They were evaluated on different images: no interval of a difference.")
+        return sentences
+    sentences[0] += f" (difference {_points(interval)})."
+    sentences.append(_conclusion(interval, first, second))
+    return sentences
+
+
+def _main_figure(runs: Sequence[Run]) -> Key | None:
+    """The figure of the headline: the first of these that every run has."""
+    label = main_label(runs)
+    candidates: list[Key] = []
+    for side in ("unseen", "seen"):
+        if label is not None:
+            candidates.append(("linear", label, "all", "seen", side))
+    for side in ("unseen", "seen"):
+        candidates.append(("retrieval", "instance", "all", "none", side))
+    candidates.append(("leakage", "domain", "all", "seen", "seen"))
+    for figure in candidates:
+        same = len({run.unseen for run in runs}) == 1 or figure[4] == "seen"
+        if same and all(run.find(figure) for run in runs):
+            return figure
+    return None
+
+
+def main_label(runs: Sequence[Run]) -> str | None:
+    """The first way of naming the content that every run was probed on."""
+    for label in runs[0].results["data"]["labels"]:
+        if all(any(k[0] == "linear" and k[1] == label for k in run.rows) for run in runs):
+            return str(label)
+    return None
+
+
+def _where(figure: Key, run: Run, runs: int) -> str:
+    if figure[0] == "leakage":
+        return "On the domains that it was trained on" if runs == 1 else "On the seen domains"
+    names = run.unseen if figure[4] == "unseen" else run.domains[: -len(run.unseen) or None]
+    if len(names) == 1:
+        return f"On the {figure[4]} domain {names[0]}"
+    listed = f" ({', '.join(names)})" if len(names) < 4 else ""
+    return f"On average over the {len(names)} {figure[4]} domains{listed}"
+
+
+def _what(figure: Key) -> str:
+    if figure[0] == "linear":
+        return "the probe trained on the seen domains is right for"
+    if figure[0] == "retrieval":
+        return "the nearest image of another domain shows the same thing for"
+    return "a fresh probe finds the domain of"
+
+
+def _values(shown: Sequence[tuple[Run, Row]]) -> str:
+    if len(shown) == 1:
+        row = shown[0][1]
+        return f"{percent(row['value'])} of the images (95% interval {span(row)})"
+    if _is_comparison([run.config for run, _ in shown]):
+        (_, without), (_, having) = shown
+        return (
+            f"{percent(having['value'])} of the images with DDM "
+            f"and {percent(without['value'])} without"
+        )
+    parts = [f"{percent(row['value'])} ({run.name})" for run, row in shown]
+    return f"{', '.join(parts[:-1])} and {parts[-1]} of the images"
+
+
+def _conclusion(interval: Interval, first: Run, second: Run) -> str:
+    if interval.low <= 0 <= interval.high:
+        return "The interval holds zero: these images do not show which of the two is better."
+    better, worse = (second, first) if interval.value > 0 else (first, second)
+    return f"On these images the run {better.name} is better than the run {worse.name}."
+
+
+def paired(first: Run, second: Run, one: Key, other: Key) -> Interval | None:
+    """A figure of the second run less one of the first, image by image.
+
+    Args:
+        first: a run.
+        second: another.
+        one: which figure of the first.
+        other: which figure of the second; they may differ in the portion.
+
+    Returns:
+        The difference and its interval; None where the runs were not evaluated on the same images.
+    """
+    if not first.images.equals(second.images) or first.unseen != second.unseen:
+        return None
+    ours, theirs = _answers(first, one), _answers(second, other)
+    if not ours or ours.keys() != theirs.keys():
+        return None
+    parts = []
+    for domain, mine in ours.items():
+        yours = theirs[domain]
+        if not np.array_equal(mine["sample"], yours["sample"]):
+            return None
+        parts.append(
+            (mine["right"].to_numpy(), yours["right"].to_numpy(), mine["group"].to_numpy())
+        )
+    return paired_difference(parts, int(second.results["seed"]))
+
+
+def _answers(run: Run, figure: Key) -> dict[str, pd.DataFrame]:
+    table = run.predictions
+    chosen = np.ones(len(table), bool)
+    keys = ("measure", "label", "portion", "trained_on", "side")
+    for column, value in zip(keys, figure, strict=True):
+        chosen &= (table[column] == value).to_numpy()
+    parts = table[chosen]
+    return {str(d): part for d, part in parts.groupby("domain", observed=True, sort=False)}
+
+
+def all_differences(runs: Sequence[Run]) -> list[Difference]:
+    """The main figures of each later run against the first."""
+    label = main_label(runs)
+    wanted: list[Key] = []
+    for side in ("unseen", "seen"):
+        if label is not None:
+            wanted.append(("linear", label, "all", "seen", side))
+        wanted.append(("retrieval", "instance", "all", "none", side))
+    found = []
+    for second in runs[1:]:
+        for figure in wanted:
+            for portion in ("all", "invariant") if second.config.ddm.enabled else ("all",):
+                # A run without the module has no portions: what one would use of it is the whole.
+                base = portion if runs[0].config.ddm.enabled else "all"
+                one, other = with_portion(figure, base), with_portion(figure, portion)
+                a, b = runs[0].find(one), second.find(other)
+                if a is None or b is None:
+                    continue
+                interval = paired(runs[0], second, one, other)
+                compared = PORTIONS[portion]
+                if base != portion:
+                    compared = f"{PORTIONS[portion]} against all features"
+                found.append(
+                    Difference(
+                        f"{MEASURES[figure[0]].capitalize()}, {figure[4]} domains, {compared}",
+                        percent(a["value"]),
+                        percent(b["value"]),
+                        second.name,
+                        interval,
+                        "not the same images" if interval is None else _brackets(interval),
+                        "" if interval is None else _verdict(interval),
+                    )
+                )
+    return found
+
+
+def with_portion(figure: Key, portion: str) -> Key:
+    """The same figure on another portion."""
+    measure, label, _, trained_on, side = figure
+    return measure, label, portion, trained_on, side
+
+
+def _verdict(interval: Interval) -> str:
+    if interval.low <= 0 <= interval.high:
+        return "no clear difference"
+    return "better" if interval.value > 0 else "worse"
+
+
+def caveats(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before believing a comparison."""
+    notes = []
+    first = runs[0]
+    for second in runs[1:]:
+        between = differences(first.config, second.config)
+        if first.config.ddm.enabled != second.config.ddm.enabled:
+            between = [d for d in between if not d.startswith("ddm.")]
+            also = "also "
+        else:
+            also = ""
+        if between:
+            notes.append(
+                f"{first.name} / {second.name}: the runs {also}differ in {'; '.join(between)}."
+            )
+        if not first.images.equals(second.images):
+            notes.append(
+                f"{first.name} / {second.name}: the runs hold different images or other splits, so "
+                "no paired difference is given."
+            )
+        if first.unseen != second.unseen:
+            notes.append(
+                f"{first.name} / {second.name}: different domains are unseen "
+                f"({', '.join(first.unseen) or 'none'} / {', '.join(second.unseen) or 'none'})."
+            )
+    if not first.unseen:
+        notes.append(
+            "No domain was held out, so nothing here says how the features fare on a new one; "
+            "pre-train with --held_out to find out."
+        )
+    return notes
+
+
+def percent(value: float) -> str:
+    """A share as text: ``47.9%``."""
+    return f"{100 * value:.1f}%"
+
+
+def span(row: Row) -> str:
+    """The interval of a row as text."""
+    return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{100 * value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _points(interval: Interval) -> str:
+    ends = f"{_signed(interval.low)} to {_signed(interval.high)}"
+    return f"{_signed(interval.value)} points, 95% interval {ends}"
+
+
+def _brackets(interval: Interval) -> str:
+    ends = f"{_signed(interval.low)} to {_signed(interval.high)}"
+    return f"{_signed(interval.value)} [{ends}]"
+
+
+def default_title(runs: Sequence[Run]) -> str:
+    """What a report on these runs is called when nobody says."""
+    data = runs[0].results["data"]["name"]
+    if _is_comparison([run.config for run in runs]):
+        return f"Without and with DDM on {data}"
+    return f"{runs[0].name} on {data}" if len(runs) == 1 else f"{len(runs)} runs on {data}"

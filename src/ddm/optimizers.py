@@ -1,0 +1,67 @@
+"""Optimizers and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightly.models.utils import get_weight_decay_parameters
+from lightly.utils.lars import LARS
+from torch import nn
+
+#: The batch that learning rates are given for.
+REFERENCE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer that a method's paper trains with.
+
+    Args:
+        name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
+        learning_rate: at a batch of 256.
+        weight_decay: not applied to normalisation layers and biases.
+        scaling: how the rate grows with the batch, ``"linear"`` or with its ``"sqrt"``.
+    """
+
+    name: Literal["lars", "sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    scaling: Literal["linear", "sqrt"] = "linear"
+
+
+def make_optimizer(
+    modules: Iterable[nn.Module], settings: OptimizerSettings, batch: int
+) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that want a gradient.
+
+    Args:
+        modules: whose parameters to train.
+        settings: which optimizer.
+        batch: the global batch, which the learning rate is scaled to.
+    """
+    decayed, free = get_weight_decay_parameters(modules)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in decayed if p.requires_grad]},
+        {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
+    ]
+    growth = batch / REFERENCE_BATCH
+    rate = settings.learning_rate * (growth if settings.scaling == "linear" else growth**0.5)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
+    kind = LARS if settings.name == "lars" else torch.optim.SGD
+    return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def cosine_with_warmup(steps: int, warmup: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: a linear rise, then half a cosine to zero."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+    return factor

@@ -1,0 +1,141 @@
+"""The command line: one clear line and status 2 for bad input, and quick help."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddm.cli import main
+from synthetic import write_folder
+
+FAST = [
+    "--size", "32", "--epochs", "1", "--batch_size", "16", "--warmup_epochs", "0",
+    "--accelerator", "cpu", "--workers", "0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "images")
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line that a refused command prints."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("ddm: error:")]
+    assert status == 2 and len(lines) == 1 and "Traceback" not in error, error
+    return lines[0]
+
+
+def test_pretrain_evaluate(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["pretrain", str(folder), "-o", str(run), "--held_out", "night", *FAST]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "linear class, trained on seen" in printed and "unseen" in printed
+    results = json.loads((run / "results.json").read_text())
+    assert results["unseen"] == ["night"]
+    assert set(results["versions"]) >= {"torch", "ddm-ssl"}
+
+
+def test_a_folder_of_all_kinds_of_images_trains_and_evaluates(tmp_path):
+    """JPEG, PNG, WebP, greyscale, RGBA, CMYK, palette and 16 bits, in two domains."""
+    folder = write_folder(tmp_path / "images", styles=("filled", "outline"))
+    kinds = [
+        ("jpg", "RGB"), ("png", "L"), ("webp", "RGB"), ("png", "RGBA"), ("jpg", "CMYK"),
+        ("jpg", "L"), ("png", "P"), ("webp", "RGBA"), ("png", "I;16"),
+    ]  # fmt: skip
+    for path in sorted(folder.rglob("*.png")):
+        kind, mode = kinds[int(path.stem) % len(kinds)]
+        image = Image.open(path).convert("L" if mode == "I;16" else mode)
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        path.unlink()
+        image.save(path.with_suffix(f".{kind}"))
+    run = tmp_path / "run"
+    assert main(["pretrain", str(folder), "-o", str(run), *FAST]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    results = json.loads((run / "results.json").read_text())
+    assert results["data"]["images"] == 72 and results["data"]["skipped"] == 0
+
+
+def test_unlabelled_images_train_and_evaluate(tmp_path, capsys):
+    folder = tmp_path / "images"
+    for path in write_folder(tmp_path / "labelled").rglob("*.png"):
+        style, shape = path.parts[-3:-1]
+        (folder / style).mkdir(parents=True, exist_ok=True)
+        path.rename(folder / style / f"{shape}-{path.name}")
+    run = tmp_path / "run"
+    assert main(["pretrain", str(folder), "-o", str(run), *FAST]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "leakage domain" in printed and "linear" not in printed
+
+
+def test_truncated_images_are_skipped_counted_and_listed(folder, tmp_path, capsys):
+    victim = folder / "night" / "cross" / "3.png"
+    victim.write_bytes(victim.read_bytes()[:90])
+    run = tmp_path / "run"
+    assert main(["pretrain", str(folder), "-o", str(run), *FAST]) == 0
+    assert "1 image could not be read and was skipped" in capsys.readouterr().err
+    assert "night/cross/3.png" in (run / "skipped.csv").read_text()
+    line = refused(capsys, "pretrain", folder, "-o", tmp_path / "strict", "--strict", *FAST)
+    assert "night/cross/3.png" in line
+    assert not (tmp_path / "strict").exists()
+
+
+def test_bad_input_is_refused_in_one_line(folder, tmp_path, capsys):
+    out = ["-o", tmp_path / "run"]
+    (tmp_path / "empty").mkdir()
+    single = write_folder(tmp_path / "single", styles=("night",))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("file,domain\na.png,x\n")
+    cases = {
+        "nowhere": ["pretrain", tmp_path / "nowhere", *out],
+        "empty": ["pretrain", tmp_path / "empty", *out],
+        "domain": ["pretrain", single, *out, *FAST],
+        "path": ["pretrain", manifest, *out],
+        "variant_dim=192": ["pretrain", folder, *out, *FAST, "--ddm.variant_dim", "192"],
+        "--batch_size 512": ["pretrain", folder, *out, *FAST[:4], "--batch_size", "512"],
+        "epochs": ["pretrain", folder, *out, "--epochs", "many"],
+        "--methd": ["pretrain", folder, *out, "--methd", "byol"],
+        "did you mean byol": ["pretrain", folder, *out, *FAST, "--method", "boyl"],
+        "config.yaml": ["evaluate", tmp_path / "empty"],
+        "run folder": ["resume", tmp_path / "empty"],
+    }
+    for culprit, arguments in cases.items():
+        assert culprit in refused(capsys, *arguments), culprit
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_run_is_not_evaluated(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["pretrain", str(folder), "-o", str(run), *FAST])
+    (run / "encoder.safetensors").unlink()
+    assert "has not finished; `ddm resume" in refused(capsys, "evaluate", run)
+
+
+def loaded_by(code: str) -> set[str]:
+    printed = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return {name.split(".")[0] for name in printed.split()}
+
+
+def test_importing_the_package_pulls_in_torch_alone():
+    heavy = {"pytorch_lightning", "lightning", "timm", "matplotlib", "lightly", "sklearn", "pandas"}
+    loaded = loaded_by("import ddm; ddm.DomainDisentanglement(8, 2)")
+    assert "torch" in loaded and not loaded & heavy
+
+
+def test_help_does_not_wait_for_torch():
+    loaded = loaded_by("import contextlib; from ddm.cli import main, build_parser; build_parser()")
+    assert not loaded & {"torch", "pytorch_lightning", "timm", "pandas", "numpy"}

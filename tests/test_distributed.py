@@ -1,0 +1,220 @@
+"""Two ranks against one process on the joined batch, in float64.
+
+All of it in one spawn, and the last rank is this process: importing torch once more costs more than
+everything that is computed.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ddm.distributed import gather_rows, world_size
+from ddm.methods import SimCLR
+from ddm.module import DomainDisentanglement
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+
+RANKS, SAMPLES, STEPS, NUM_DOMAINS = 2, 6, 5, 4
+#: Seconds until ranks that wait for each other are given up.
+PATIENCE = 180
+
+#: Each objective at least once; the number is that of the views.
+COMBINATIONS: dict[str, tuple[int, tuple[str | None, str | None, str | None]]] = {
+    "adversarial": (1, ("cross_entropy", "adversarial", "cross_correlation")),
+    "confusion": (1, ("prototypes", "confusion", "hsic")),
+    "coral": (2, ("cross_entropy", "coral", None)),
+    "mmd": (2, (None, "mmd", "hsic")),
+    "prototypes": (1, ("prototypes", "prototypes", "cross_correlation")),
+    "prototypes_swapped": (2, ("cross_entropy", "prototypes", "hsic")),
+}
+#: Domains of each step, rank by rank: each rank has one of its own; then domain 3 on one rank only;
+#: then one domain in all, which gives no gradient; then a rank that knows nothing; then all mixed.
+DOMAINS = torch.tensor(
+    [
+        [[0, 0, 0, 0, 0, 0], [1, 1, 2, 2, 1, 1]],
+        [[0, 0, 3, -1, 0, 1], [1, 1, -1, -1, 1, 0]],
+        [[2, 2, 2, 2, 2, 2], [2, -1, 2, 2, 2, 2]],
+        [[-1, -1, -1, -1, -1, -1], [0, 1, 1, 0, 2, 2]],
+        [[3, 0, 1, 2, -1, 2], [0, 1, 3, 1, 1, 0]],
+    ]
+)
+
+
+class Model(nn.Module):
+    """An encoder and the module, as DistributedDataParallel wraps them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.views, names = COMBINATIONS[name]
+        # The terms ignore a shift of the features: behind a tanh the bias matters too.
+        self.encoder = nn.Sequential(nn.Linear(5, 12), nn.Tanh())
+        chosen: Any = dict(zip(("variant", "invariance", "independence"), names, strict=True))
+        self.ddm = DomainDisentanglement(12, NUM_DOMAINS, 4, **chosen)
+        self.double()
+
+    def forward(self, images: Tensor, domains: Tensor) -> Tensor:
+        h = self.encoder(images)
+        return self.ddm(h if self.views > 1 else h[0], domains).loss
+
+
+def images(step: int, views: int) -> Tensor:
+    """Of all ranks, shape (views, ranks x samples, 5)."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(views, RANKS * SAMPLES, 5, generator=generator, dtype=torch.float64)
+
+
+def train(model: nn.Module, views: int, rank: int | None) -> dict[str, Any]:
+    """Five steps on the rows of a rank, or on all of them."""
+    mine = slice(None) if rank is None else slice(rank * SAMPLES, (rank + 1) * SAMPLES)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    losses, first = [], {}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(images(step, views)[:, mine], DOMAINS[step].flatten()[mine])
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            first = {k.removeprefix("module."): p.grad.clone() for k, p in model.named_parameters()}
+        optimizer.step()
+    state = {k.removeprefix("module."): v.clone() for k, v in model.state_dict().items()}
+    return {"losses": losses, "first": first, "state": state}
+
+
+def simclr() -> SimCLR:
+    """Without batch norm, whose statistics are each rank's own."""
+    torch.manual_seed(0)
+    method = SimCLR(nn.Linear(5, 6), 6)
+    method.head = nn.Linear(6, 4)
+    return method.double()
+
+
+class LossOnly(nn.Module):
+    def __init__(self, method: SimCLR) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, views: Tensor) -> Tensor:
+        return self.method(list(views)).loss
+
+
+def gather(rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"world_size": world_size()}
+    rows = (torch.arange(6.0, dtype=torch.float64).view(3, 2) + 10 * rank).requires_grad_()
+    joined = gather_rows(rows)
+    found["forward"] = joined.detach()
+    # Each rank weighs the rows in its own way: a row's gradient is the sum over the ranks' losses.
+    weights = (rank + 1) * torch.arange(1.0, 13.0, dtype=torch.float64).view(6, 2)
+    (weights * joined).sum().backward()
+    found["backward"] = rows.grad
+    views = torch.full((2, 3, 2), float(rank), requires_grad=True)
+    found["second dimension"] = gather_rows(views, dim=1).detach()
+    found["integers"] = gather_rows(torch.tensor([rank, -1]))
+    # As a slice of features gives them.
+    sliced = torch.arange(12.0).view(3, 4)[:, 1:3] + 100 * rank
+    found["not contiguous"] = gather_rows(sliced)
+    return found
+
+
+def work(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    # Before the ranks know of each other, as Lightning does.
+    method = simclr()
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'rendezvous'}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=PATIENCE // 2),
+    )
+    found: dict[str, Any] = {"gather": gather(rank)}
+    for name, (views, _) in COMBINATIONS.items():
+        found[name] = train(DistributedDataParallel(Model(name)), views, rank)
+    model = DistributedDataParallel(LossOnly(method))
+    loss = model(images(0, 2)[:, rank * SAMPLES : (rank + 1) * SAMPLES])
+    loss.backward()
+    found["simclr"] = {"loss": loss.item(), "gradient": method.encoder.weight.grad}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    others = mp.spawn(work, (folder,), nprocs=RANKS - 1, join=False)
+    end = time.monotonic() + PATIENCE
+    try:
+        work(RANKS - 1, folder)
+        while not others.join(timeout=1):
+            if time.monotonic() > end:
+                pytest.fail(f"the ranks did not come to an end in {PATIENCE} seconds")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for process in others.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def assert_equal(found: Tensor, expected: Tensor, message: str) -> None:
+    # Relative to the tensor, not to each number: some are differences that vanish.
+    scale = max(expected.abs().max().item(), 1e-12) if expected.is_floating_point() else 1.0
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * scale, msg=message)
+
+
+def test_gather_rows(ranks: list[dict[str, Any]]) -> None:
+    rows = torch.arange(6.0, dtype=torch.float64).view(3, 2)
+    weights = torch.arange(1.0, 13.0, dtype=torch.float64).view(6, 2)
+    for rank, found in enumerate(r["gather"] for r in ranks):
+        assert found["world_size"] == RANKS
+        assert torch.equal(found["forward"], torch.cat([rows, rows + 10]))
+        assert torch.equal(found["backward"], (1 + 2) * weights[3 * rank : 3 * rank + 3])
+        expected = torch.tensor([0.0, 0, 0, 1, 1, 1])[None, :, None].expand(2, 6, 2)
+        assert torch.equal(found["second dimension"], expected)
+        assert found["integers"].tolist() == [0, -1, 1, -1]
+        sliced = torch.arange(12.0).view(3, 4)[:, 1:3]
+        assert torch.equal(found["not contiguous"], torch.cat([sliced, sliced + 100]))
+
+
+def test_one_process_gathers_nothing() -> None:
+    rows = torch.ones(2, 3)
+    assert world_size() == 1
+    assert gather_rows(rows) is rows
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_two_ranks_are_one_process(ranks: list[dict[str, Any]], name: str) -> None:
+    alone = train(Model(name), COMBINATIONS[name][0], rank=None)
+    assert alone["losses"][2] == 0 and all(alone["losses"][s] != 0 for s in (0, 1, 3, 4))
+    for found in (r[name] for r in ranks):
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-9)
+        assert found["first"].keys() == alone["first"].keys()
+        for k, gradient in alone["first"].items():
+            assert_equal(found["first"][k], gradient, f"gradient of {k}")
+        for k, value in alone["state"].items():
+            assert_equal(found["state"][k], value, f"{k} after {STEPS} steps")
+    moved = (alone["state"]["encoder.0.weight"] - Model(name).encoder[0].weight).abs().max()
+    assert moved > 1e-3
+
+
+def test_simclr_repels_the_images_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    # It once asked for other ranks when it was made, before there were any.
+    method = simclr()
+    loss = method(list(images(0, 2))).loss
+    loss.backward()
+    found = [r["simclr"] for r in ranks]
+    assert sum(f["loss"] for f in found) / RANKS == pytest.approx(loss.item(), rel=1e-9)
+    for f in found:
+        assert_equal(f["gradient"], method.encoder.weight.grad, "gradient")

@@ -1,0 +1,148 @@
+"""Evaluation of a run: what is measured on what, and that it leaks nothing."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic import make_dataset
+
+from ddm.config import ModuleConfig, PretrainConfig
+from ddm.embed import embed
+from ddm.errors import DdmError
+from ddm.evaluate import evaluate, summary_table
+from ddm.pretrain import pretrain
+from ddm.protocols import SeenUnseen
+from ddm.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return make_dataset()
+
+
+def find(rows, **keys):
+    found = [r for r in rows if all(r[k] == v for k, v in keys.items())]
+    assert len(found) == 1, (keys, len(found))
+    return found[0]
+
+
+def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
+    config = PretrainConfig(
+        output=str(tmp_path / "run"), size=32, epochs=1, batch_size=16, warmup_epochs=0,
+        held_out=["outline"], accelerator="cpu", ddm=ModuleConfig(variant_dim=40),
+    )  # fmt: skip
+    run = pretrain(config, dataset)
+    results = evaluate(run.path, dataset)
+    assert json.loads(run.results_file.read_text()) == json.loads(json.dumps(results))
+    assert (results["feature_dim"], results["variant_dim"]) == (192, 40)
+    assert {r["portion"] for r in results["rows"]} == {"all", "invariant", "variant"}
+    assert {r["measure"] for r in results["rows"]} == {"linear", "knn", "retrieval", "leakage"}
+    for r in results["rows"]:
+        assert 0 <= r["low"] <= r["value"] <= r["high"] <= 1, r
+    assert {r["domain"] for r in results["rows"] if r["side"] == "unseen"} == {
+        "outline", "mean", "worst",
+    }  # fmt: skip
+    answers = pd.read_parquet(run.predictions_file)
+    key = dict(measure="linear", portion="all", side="unseen", trained_on="seen", domain="outline")
+    mine = answers[(answers[list(key)] == pd.Series(key)).all(axis=1)]
+    assert mine["right"].mean() == find(results["rows"], **key)["value"]
+    assert set(dataset.splits[mine["sample"]]) == {"test"}
+    again = evaluate(run.path, dataset)
+    assert again["rows"] == results["rows"]
+    table = summary_table(results["rows"])
+    assert "linear class, trained on own" in table and "unseen" in table
+
+
+def test_perfect_and_useless_features_are_told_apart(dataset):
+    """Portion a holds the class, portion b the domain; each probe finds what is there."""
+    rng = np.random.default_rng(0)
+    noise = lambda: 0.1 * rng.standard_normal((len(dataset), 3)).astype(np.float32)  # noqa: E731
+    eye = np.eye(3, dtype=np.float32)
+    portions = {
+        "a": eye[dataset.labels["class"].index] + noise(),
+        "b": eye[dataset.domains.index] + noise(),
+    }
+    rows = SeenUnseen(dataset, ("night",)).evaluate(portions)
+    common = dict(domain="mean")
+    for measure in ("linear", "knn"):
+        for side in ("seen", "unseen"):
+            key = dict(measure=measure, side=side, trained_on="seen", **common)
+            assert find(rows, portion="a", **key)["value"] == 1
+            assert find(rows, portion="b", **key)["value"] < 0.7
+    assert find(rows, measure="leakage", portion="b", **common)["value"] == 1
+    assert find(rows, measure="leakage", portion="a", **common)["value"] < 0.8
+
+
+def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):
+    one_hot = np.eye(dataset.instances.max() + 1, dtype=np.float32)[dataset.instances]
+    rows = SeenUnseen(dataset, ("night",)).evaluate({"all": one_hot})
+    for side, domains in (("seen", 2), ("unseen", 1)):
+        r = find(rows, measure="retrieval", side=side, domain="mean")
+        tests = (dataset.splits == "test").sum() // 3
+        # Each seen domain looks in the one other, the unseen one looks in both.
+        assert r["value"] == 1 and r["n"] == tests * 2 and domains
+        assert r["chance"] == pytest.approx(1 / tests)
+
+
+def test_the_unseen_domain_plays_no_part_in_any_choice(dataset):
+    """Scrambling its training images and labels changes nothing but its own probe."""
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((len(dataset), 8)).astype(np.float32)
+    features[:, :3] += 2 * np.eye(3)[dataset.labels["class"].index]
+    spoilt = features.copy()
+    training = dataset.select(("night",), ("train", "val"))
+    spoilt[training] = rng.standard_normal((len(training), 8))
+    before = SeenUnseen(dataset, ("night",)).evaluate({"all": features})
+    after = SeenUnseen(dataset, ("night",)).evaluate({"all": spoilt})
+    kept = [r for r in before if r["trained_on"] != "own"]
+    assert kept == [r for r in after if r["trained_on"] != "own"] and len(kept) < len(before)
+
+
+def test_without_labels_and_things_only_leakage_is_left(dataset):
+    bare = replace(dataset, labels={}, instances=None)
+    rows = SeenUnseen(bare, ()).evaluate({"all": np.eye(3, dtype=np.float32)[bare.domains.index]})
+    assert {r["measure"] for r in rows} == {"leakage"}
+    assert find(rows, domain="mean")["value"] == 1
+
+
+def test_features_are_stored_once_and_again_for_another_encoder(tmp_path, dataset):
+    class Mean(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Mean.calls += 1
+            return x.mean((2, 3))
+
+    store = tmp_path / "features.npy"
+    first = embed(Mean(), dataset, 32, store, "one")
+    calls = Mean.calls
+    assert first.shape == (len(dataset), 3) and isinstance(first, np.memmap)
+    assert np.array_equal(embed(Mean(), dataset, 32, store, "one"), first) and Mean.calls == calls
+    embed(Mean(), dataset, 32, store, "two")
+    assert Mean.calls == 2 * calls
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x.mean((2, 3)) / 0, "not finite"),
+        (lambda x: x, r"shape \(108, 3, 32, 32\), not \(N, D\)"),
+    ],
+)
+def test_bad_features_are_refused_and_leave_nothing(tmp_path, dataset, forward, message):
+    encoder = torch.nn.Identity()
+    encoder.forward = forward
+    with pytest.raises(DdmError, match=message):
+        embed(encoder, dataset, 32, tmp_path / "features.npy", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_splits_of_the_run_are_kept(tmp_path, dataset):
+    """Were the splits drawn anew, training images could end up in the test."""
+    run = RunFolder(tmp_path)
+    run.save_domains(dataset)
+    moved = replace(dataset, splits=np.roll(dataset.splits, 7))
+    assert (run.with_saved_domains(moved).splits == dataset.splits).all()

@@ -1,0 +1,35 @@
+"""Which parameters decay, at which rate, and how the rate runs."""
+
+import pytest
+from torch import nn
+
+from ddm.optimizers import OptimizerSettings, cosine_with_warmup, make_optimizer
+
+
+def test_schedule_rises_then_falls_along_a_cosine():
+    factor = cosine_with_warmup(steps=110, warmup=10)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == factor(10) == pytest.approx(1)
+    assert factor(60) == pytest.approx(0.5)
+    assert factor(110) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_norms_and_biases_are_not_decayed_and_the_rate_follows_the_batch(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    settings = OptimizerSettings(name, learning_rate=0.1, weight_decay=0.01)
+    optimizer = make_optimizer([model, frozen], settings, batch=512)
+    decayed, free = optimizer.param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
+    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
+    assert {id(p) for p in free["params"]} == {
+        id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[2].bias)
+    }
+    assert decayed["lr"] == pytest.approx(0.2)
+
+
+def test_the_rate_can_grow_with_the_root_of_the_batch():
+    settings = OptimizerSettings("sgd", 0.1, 0.0, scaling="sqrt")
+    optimizer = make_optimizer([nn.Linear(2, 2)], settings, batch=1024)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
