@@ -1,4 +1,4 @@
-"""The module in a plain PyTorch loop: SimCLR on three domains. The lines marked DDM are all it takes.
+"""The module in a plain PyTorch loop of SimCLR. The lines marked DDM are all it takes.
 
 Run it: python examples/plain_pytorch.py
 """

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic import make_dataset
 
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.embed import embed
@@ -16,6 +15,7 @@ from ddm.evaluate import evaluate, summary_table
 from ddm.pretrain import pretrain
 from ddm.protocols import SeenUnseen
 from ddm.run_folder import RunFolder
+from synthetic import make_dataset
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def effective_rank(features: Tensor) -> float:
         features: shape (N, D).
 
     Returns:
-        A number from 1 (all on a line, or all the same) to min(N, D).
+        A number from 1 (all on a line, or all the same) to min(N - 1, D).
     """
     centred = features.double() - features.double().mean(0)
     singular = torch.linalg.svdvals(centred)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def world_size() -> int:
     """Number of ranks; 1 where torch.distributed is not running."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows; the gradient of a row is summed over what all ranks' losses say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous()
+        dist.all_reduce(summed)
+        return summed[dist.get_rank()]
 
 
 def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
@@ -30,8 +47,5 @@ def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    if rows.requires_grad:
-        return torch.cat(all_gather(rows.contiguous()), dim)
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts, dim)
+    gathered: Tensor = _Gather.apply(rows)
+    return torch.cat(list(gathered), dim)

@@ -64,7 +64,12 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
             **spec.options,
         )
     elif timm.is_model(spec.name):
-        sized = {"img_size": spec.image_size} if _takes_image_size(spec.name) else {}
+        # Position embeddings are made for one size and interpolated for others: DINO's small crops.
+        sized = (
+            {"img_size": spec.image_size, "dynamic_img_size": True}
+            if _takes_image_size(spec.name)
+            else {}
+        )
         model = timm.create_model(
             spec.name, num_classes=0, in_chans=spec.channels, **{**sized, **spec.options}
         )
@@ -94,4 +99,3 @@ def _takes_image_size(name: str) -> bool:
     return timm.get_pretrained_cfg_value(name, "fixed_input_size") is not None and bool(
         timm.get_pretrained_cfg_value(name, "fixed_input_size")
     )
-

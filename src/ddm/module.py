@@ -43,9 +43,9 @@ class DomainDisentanglement(nn.Module):
     after Kalibhat et al., BMVC 2023 (arXiv 2309.03999). Only that paper's abstract is public: the
     objectives are this library's own, see :mod:`ddm.objectives`.
 
-    The module has parameters of its own (small classifiers, prototypes): give them to the optimizer.
-    Where torch.distributed runs, all terms are computed over the global batch; every rank must then
-    bring the same number of samples.
+    The module has parameters of its own (small classifiers, prototypes): give them to the
+    optimizer. Where torch.distributed runs, all terms are computed over the global batch; every
+    rank must then bring the same number of samples.
 
     A domain of -1 is unknown: that sample takes no part. A batch that holds fewer than two known
     domains gives a loss of exactly 0. Under autocast the terms are computed in float32.
@@ -55,7 +55,8 @@ class DomainDisentanglement(nn.Module):
         num_domains: number of domains K, at least 2.
         variant_dim: width of the variant portion; one eighth of ``feature_dim`` by default.
         variant: ``"cross_entropy"``, ``"prototypes"`` or None.
-        invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"`` or None.
+        invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"`` or
+            None.
         independence: ``"cross_correlation"``, ``"hsic"`` or None.
         variant_weight: weight of the variant term.
         invariance_weight: weight of the invariance term.
@@ -88,8 +89,9 @@ class DomainDisentanglement(nn.Module):
         variant_dim = max(1, feature_dim // 8) if variant_dim is None else variant_dim
         if not 0 < variant_dim < feature_dim:
             raise ValueError(
-                f"variant_dim={variant_dim} must lie between 1 and feature_dim - 1 = {feature_dim - 1}:"
-                " both portions need room; choose a smaller variant_dim or a wider encoder"
+                f"variant_dim={variant_dim} must lie between 1 and "
+                f"feature_dim - 1 = {feature_dim - 1}: both portions need room; "
+                "choose a smaller variant_dim or a wider encoder"
             )
         if num_domains < 2:
             raise ValueError(

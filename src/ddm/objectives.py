@@ -29,7 +29,8 @@ class DomainBatch:
     """The domains of a batch, in the forms that the terms need.
 
     Args:
-        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view by
+        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view
+            by
             view: row ``v * N + n`` is view ``v`` of sample ``n``.
         num_views: how many views of each sample the rows hold.
     """
@@ -71,7 +72,7 @@ class DomainBatch:
         return self.one_hot / self.counts.clamp_min(1)
 
     def pairs(self, minimum: int) -> Tensor:
-        """Which pairs of domains have ``minimum`` rows each: (K, K), 1 above the diagonal, else 0."""
+        """Which pairs of domains have ``minimum`` rows each: (K, K), 1 or 0, above the diagonal."""
         enough = (self.counts >= minimum).to(self.one_hot.dtype)
         return torch.outer(enough, enough).triu(1)
 
@@ -240,8 +241,8 @@ class ConfusionInvariance(nn.Module):
     """The encoder makes a discriminator answer "any domain, equally likely".
 
     Domain confusion, Tzeng et al., 2015 (arXiv 1510.02192). The value is the discriminator's own
-    cross-entropy, which reaches only the discriminator, plus the cross-entropy between its answer and
-    the uniform distribution over the K domains, which reaches only the encoder.
+    cross-entropy, which reaches only the discriminator, plus the cross-entropy between its answer
+    and the uniform distribution over the K domains, which reaches only the encoder.
 
     Args:
         dim: width of the invariant portion.
@@ -257,7 +258,7 @@ class ConfusionInvariance(nn.Module):
         hidden = standardize(features, batch)
         found = balanced_cross_entropy(self.discriminator(hidden.detach()), batch)
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        logits = torch.func.functional_call(self.discriminator, frozen, (hidden,))
+        logits: Tensor = torch.func.functional_call(self.discriminator, frozen, (hidden,))
         confusion = -(batch.weights * logits.log_softmax(1).mean(1)).sum()
         return found + confusion
 
@@ -266,11 +267,11 @@ class CORALInvariance(nn.Module):
     """Mean and covariance of the domains agree, over all pairs of domains.
 
     CORAL, Sun & Saenko, 2016 (arXiv 1607.01719), with the means as in DomainBed: for each pair,
-    ``mean((mu_a - mu_b)^2) + mean((C_a - C_b)^2)`` on standardised features. Domains with a single row
-    in the batch have no covariance and are left out.
+    ``mean((mu_a - mu_b)^2) + mean((C_a - C_b)^2)`` on standardised features. Domains with a single
+    row in the batch have no covariance and are left out.
 
-    The covariances themselves are never formed: ``<C_a, C_b>`` is a sum over squared inner products,
-    which costs M x M x D instead of K x D x D.
+    The covariances themselves are never formed: ``<C_a, C_b>`` is a sum over squared inner
+    products, which costs M x M x D instead of K x D x D.
     """
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
@@ -288,8 +289,8 @@ class MMDInvariance(nn.Module):
     """Maximum mean discrepancy between the domains, over all pairs of domains.
 
     Gretton et al., 2012; biased estimate with the mean of Gaussian kernels
-    ``exp(-||x - y||^2 / (s * m))``, where ``m`` is the mean squared distance between rows in the batch
-    (no gradient) and ``s`` one of ``scales``, as in DAN (arXiv 1502.02791).
+    ``exp(-||x - y||^2 / (s * m))``, where ``m`` is the mean squared distance between rows in the
+    batch (no gradient) and ``s`` one of ``scales``, as in DAN (arXiv 1502.02791).
 
     Args:
         scales: the kernels' widths, relative to the mean squared distance.
@@ -303,18 +304,16 @@ class MMDInvariance(nn.Module):
         distances = squared_distances(standardize(features, batch))
         mean = (batch.weights @ distances @ batch.weights).detach() + EPS
         kernel = torch.stack([(-distances / (s * mean)).exp() for s in self.scales]).mean(0)
-        return mean_over_pairs(
-            batch.averaging.T @ kernel @ batch.averaging, batch.pairs(minimum=1)
-        )
+        return mean_over_pairs(batch.averaging.T @ kernel @ batch.averaging, batch.pairs(minimum=1))
 
 
 class PrototypeInvariance(nn.Module):
     """Swapped prediction of prototypes that every domain must use equally.
 
     SwAV, Caron et al., 2020 (arXiv 2006.09882), but the Sinkhorn targets are balanced inside each
-    domain instead of over the batch: each prototype takes the same share of every domain, so that it
-    cannot stand for a domain. It fits domains that share their classes in similar proportions, and
-    forces a false match on domains whose classes are disjoint.
+    domain instead of over the batch: each prototype takes the same share of every domain, so that
+    it cannot stand for a domain. It fits domains that share their classes in similar proportions,
+    and forces a false match on domains whose classes are disjoint.
 
     The target of a row comes from the other views of its sample; with a single view, from the row
     itself.
@@ -371,9 +370,7 @@ class PrototypeInvariance(nn.Module):
         targets = torch.stack(
             [
                 self.targets(part, one_hot)
-                for part, one_hot in zip(
-                    scores.split(rows), batch.one_hot.split(rows), strict=True
-                )
+                for part, one_hot in zip(scores.split(rows), batch.one_hot.split(rows), strict=True)
             ]
         )
         if views > 1:
@@ -399,9 +396,9 @@ class CrossCorrelationIndependence(nn.Module):
 class HSICIndependence(nn.Module):
     """Normalised Hilbert-Schmidt independence criterion; in [0, 1], sees any dependence.
 
-    Gretton et al., 2005, with Gaussian kernels as wide as the mean squared distance, normalised as in
-    centred kernel alignment (Kornblith et al., 2019, arXiv 1905.00414). Rows are weighted so that
-    domains count alike.
+    Gretton et al., 2005, with Gaussian kernels as wide as the mean squared distance, normalised as
+    in centred kernel alignment (Kornblith et al., 2019, arXiv 1905.00414). Rows are weighted so
+    that domains count alike.
     """
 
     def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
@@ -415,10 +412,10 @@ class HSICIndependence(nn.Module):
             centred = k - row_mean[:, None] - row_mean[None, :] + batch.weights @ row_mean
             return root * centred
 
-        k, l = kernel(variant), kernel(invariant)
+        k_v, k_i = kernel(variant), kernel(invariant)
         # Not the smallest number: its power of -1.5, in the gradient, must be finite too.
-        scale = k.square().sum() * l.square().sum() + 1e-12
-        return (k * l).sum() / scale.sqrt()
+        scale = k_v.square().sum() * k_i.square().sum() + 1e-12
+        return (k_v * k_i).sum() / scale.sqrt()
 
 
 #: What a name stands for: called with (width of the portion, number of domains).

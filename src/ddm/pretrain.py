@@ -122,6 +122,7 @@ class Pretraining(pl.LightningModule):
         images, domain, index = batch
         generator = torch.Generator().manual_seed(self._step_seed())
         views = random_views(images, self.view_settings, generator)
+        self.method.progress = self.global_step / self.total_steps
         output = self.method(views)
         loss: Tensor = output.loss
         terms = {"ssl": output.loss.detach()}
@@ -147,10 +148,13 @@ class Pretraining(pl.LightningModule):
             "--warmup_epochs; the last good checkpoint is kept"
         )
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.method.before_step()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # Not in on_train_batch_end, which comes after the callback that saves in mid-epoch.
-        self.method.after_step((self.global_step + 1) / self.total_steps)
+        self.method.after_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.perf_counter()

@@ -175,7 +175,7 @@ class SeenUnseen:
         common: Row = {
             "label": "instance",
             "portion": portion,
-            "chance": 1 / float(np.mean(sizes)),
+            "chance": float(np.mean([1 / size for size in sizes])),
             "measure": "retrieval",
             "trained_on": "none",
         }

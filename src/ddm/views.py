@@ -1,10 +1,10 @@
 """Random views of a whole batch at once, on the device of the batch.
 
 A view is a random resized crop, a flip, colour jitter, greyscale, blur and solarisation, each image
-with its own draw, as in SimCLR (arXiv 2002.05709) and BYOL (arXiv 2006.07733). Crop and flip are one
-affine resampling; brightness, contrast, saturation, hue and greyscale are one 3 x 3 matrix and an
-offset an image. All draws come from a generator on the CPU, so that a seed gives the same views on
-every device and nothing waits for the GPU.
+with its own draw, as in SimCLR (arXiv 2002.05709) and BYOL (arXiv 2006.07733). Crop and flip are
+one affine resampling; brightness, contrast, saturation, hue and greyscale are one 3 x 3 matrix and
+an offset an image. All draws come from a generator on the CPU, so that a seed gives the same views
+on every device and nothing waits for the GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _RGB_TO_YIQ = torch.tensor(
-    [[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]]
+    [
+        [0.299, 0.587, 0.114],
+        [0.59590059, -0.27455667, -0.32134392],
+        [0.21153661, -0.52273617, 0.31119955],
+    ]
 )
 
 
@@ -42,7 +46,8 @@ class ViewSettings:
         hue: turn drawn from ``+- hue``, as a share of the colour circle.
         grayscale: probability of losing all colour.
         blur: probability of a Gaussian blur.
-        blur_sigma: its standard deviation, low and high, in pixels of a view of 224; scaled by size.
+        blur_sigma: its standard deviation, low and high, in pixels of a view of 224; scaled by
+            size.
         solarize: probability of inverting all values above one half.
     """
 
@@ -62,7 +67,7 @@ class ViewSettings:
 
 
 def normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that images are normalised by: ImageNet's for colour, else 0.5."""
+    """Mean and deviation that images are normalised by: ImageNet's for colour, else 0.5."""
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (0.5,) * channels, (0.25,) * channels
@@ -101,8 +106,8 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     """One random view of each image.
 
     Args:
-        images: shape (N, C, H, W), uint8 or float in [0, 1]. Colour is jittered for C = 3; for other
-            C brightness and contrast only.
+        images: shape (N, C, H, W), uint8 or float in [0, 1]. Colour is jittered for C = 3; for
+            other C brightness and contrast only.
         settings: how to draw.
         generator: on the CPU; N x 13 uniform numbers are taken from it.
 

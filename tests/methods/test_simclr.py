@@ -92,5 +92,5 @@ def test_methods_by_name() -> None:
     assert {name: find_method(name) for name in METHODS} == METHODS
     with pytest.raises(DdmError, match="method 'SimCRL' is unknown; did you mean simclr"):
         find_method("SimCRL")
-    with pytest.raises(DdmError, match="choose one of simclr, byol"):
+    with pytest.raises(DdmError, match="choose one of simclr, moco, byol"):
         find_method("???")

@@ -5,11 +5,22 @@ from __future__ import annotations
 import difflib
 
 from ddm.errors import DdmError
+from ddm.methods.barlow_twins import BarlowTwins
 from ddm.methods.base import Method, MethodOutput
 from ddm.methods.byol import BYOL
+from ddm.methods.dino import DINO
+from ddm.methods.moco import MoCo
 from ddm.methods.simclr import SimCLR
+from ddm.methods.simsiam import SimSiam
 
-METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "byol": BYOL}
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "byol": BYOL,
+    "dino": DINO,
+    "simsiam": SimSiam,
+    "barlow_twins": BarlowTwins,
+}
 
 
 def find_method(name: str) -> type[Method]:
@@ -25,4 +36,15 @@ def find_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["BYOL", "METHODS", "Method", "MethodOutput", "SimCLR", "find_method"]
+__all__ = [
+    "BYOL",
+    "DINO",
+    "METHODS",
+    "BarlowTwins",
+    "Method",
+    "MethodOutput",
+    "MoCo",
+    "SimCLR",
+    "SimSiam",
+    "find_method",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -65,8 +66,14 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def after_step(self, progress: float) -> None:
-        """Called after each step of the optimizer; ``progress`` runs from 0 to 1 over training."""
+    #: Share of training that is done, from 0 to 1; whoever trains sets it before each step.
+    progress: float = 0.0
+
+    def before_step(self) -> None:
+        """Called after the backward pass, before each step of the optimizer."""
+
+    def after_step(self) -> None:
+        """Called after each step of the optimizer."""
 
 
 def simclr_view(size: int, **changes: float) -> ViewSettings:
@@ -87,16 +94,34 @@ def simclr_view(size: int, **changes: float) -> ViewSettings:
     return ViewSettings(size, **settings)  # type: ignore[arg-type]
 
 
+def moco_view(size: int) -> ViewSettings:
+    """The view of MoCo v2 and SimSiam: SimCLR's with colours jittered by half."""
+    return simclr_view(size, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` to ``end`` along half a cosine, as ``progress`` runs from 0 to 1."""
+    return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
 class MomentumCopy(nn.Module):
     """A copy of modules that follows them by an exponential moving average; gets no gradient.
 
     Buffers (the statistics of batch norm) are copied as they are: averaging them would lag behind,
     and lightly's ``update_momentum`` leaves them at their first value.
+
+    Args:
+        online: what to follow.
+        twin: a module of the same build to use where ``online`` cannot be deep-copied.
     """
 
-    def __init__(self, online: nn.Module) -> None:
+    def __init__(self, online: nn.Module, twin: nn.Module | None = None) -> None:
         super().__init__()
-        self.model = copy.deepcopy(online).requires_grad_(False)
+        if twin is None:
+            twin = copy.deepcopy(online)
+        else:
+            twin.load_state_dict(online.state_dict())
+        self.model = twin.requires_grad_(False)
 
     @torch.no_grad()
     def update(self, online: nn.Module, momentum: float) -> None:

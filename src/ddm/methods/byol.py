@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, MomentumCopy, simclr_view
+from ddm.methods.base import Method, MethodOutput, MomentumCopy, cosine, simclr_view
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -80,7 +79,7 @@ class BYOL(Method):
         loss = (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
         return MethodOutput(loss, torch.stack(features.chunk(2)))
 
-    def after_step(self, progress: float) -> None:
-        momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
+    def after_step(self) -> None:
+        momentum = cosine(self.settings.momentum, 1, self.progress)
         self.target_encoder.update(self.encoder, momentum)
         self.target_head.update(self.head, momentum)

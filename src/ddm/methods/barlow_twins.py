@@ -1,0 +1,88 @@
+"""Barlow Twins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightly.models.modules import BarlowTwinsProjectionHead
+from torch import Tensor, nn
+
+from ddm.distributed import gather_rows
+from ddm.methods.base import Method, MethodOutput, simclr_view
+from ddm.optimizers import OptimizerSettings
+from ddm.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class BarlowTwinsSettings:
+    """Args of Barlow Twins.
+
+    Args:
+        redundancy: weight of the off-diagonal part, the paper's lambda.
+        hidden_dim: width of the projection head; the paper's 8192 is for a ResNet-50.
+        output_dim: width of the projections, likewise.
+    """
+
+    redundancy: float = 5e-3
+    hidden_dim: int = 1024
+    output_dim: int = 1024
+
+
+class BarlowTwins(Method):
+    """Barlow Twins: Self-Supervised Learning via Redundancy Reduction.
+
+    Zbontar et al., 2021 (arXiv 2103.03230), equation 1: the cross-correlation between the two
+    views' projections, standardised over the global batch, is drawn to the identity. (lightly's
+    loss standardises each rank by itself, so that two ranks do not equal one.) The authors' code
+    divides by a further ``1 / batch`` in its learning rate only; the loss here is the equation's.
+
+    Args:
+        encoder: gives pooled features, shape (N, feature_dim).
+        feature_dim: their width.
+        head_start: the head sees ``h[:, head_start:]``.
+        settings: weight and widths.
+    """
+
+    # Section 2.2: LARS with a rate of 0.2 at 256 and weight decay 1.5e-6.
+    optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: BarlowTwinsSettings | None = None,
+    ) -> None:
+        super().__init__(encoder, feature_dim, head_start)
+        self.settings = s = settings or BarlowTwinsSettings()
+        self.head = BarlowTwinsProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
+
+    @classmethod
+    def views(cls, size: int) -> list[ViewSettings]:
+        # Appendix: BYOL's views, solarised in the second.
+        return [simclr_view(size), simclr_view(size, solarize=0.2)]
+
+    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(list(views)))
+        z1, z2 = self.head(features[:, self.head_start :]).chunk(2)
+        loss = self.loss(gather_rows(z1), gather_rows(z2))
+        return MethodOutput(loss, torch.stack(features.chunk(2)))
+
+    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Equation 1 on the projections of the global batch, each of shape (N, output_dim)."""
+        with torch.autocast(z1.device.type, enabled=False):
+            standardized = [
+                _standardize(z if z.dtype == torch.float64 else z.float()) for z in (z1, z2)
+            ]
+            correlation = standardized[0].T @ standardized[1] / len(z1)
+            diagonal = correlation.diagonal()
+            invariance = (1 - diagonal).square().sum()
+            redundancy = correlation.square().sum() - diagonal.square().sum()
+            return invariance + self.settings.redundancy * redundancy
+
+
+def _standardize(z: Tensor) -> Tensor:
+    """Zero mean and unit variance in each dimension; the epsilon is batch norm's."""
+    return (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt()

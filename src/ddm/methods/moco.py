@@ -1,0 +1,127 @@
+"""MoCo v2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules import MoCoProjectionHead
+from torch import Tensor, nn
+
+from ddm.distributed import gather_rows
+from ddm.methods.base import Method, MethodOutput, MomentumCopy, moco_view
+from ddm.optimizers import OptimizerSettings
+from ddm.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class MoCoSettings:
+    """Args of MoCo v2.
+
+    Args:
+        temperature: of the InfoNCE loss.
+        momentum: of the key encoder.
+        queue_size: keys kept as negatives. The paper's 65536 is 5% of ImageNet; on a small data set
+            as many would be the data set itself, many epochs old.
+        hidden_dim: width of the projection head; the paper's 2048 is for a ResNet-50.
+        output_dim: width of the projections.
+    """
+
+    temperature: float = 0.2
+    momentum: float = 0.99
+    queue_size: int = 4096
+    hidden_dim: int = 512
+    output_dim: int = 128
+
+
+class KeyQueue(nn.Module):
+    """A ring of keys, saved with the model.
+
+    lightly's memory bank is not in the checkpoint of a model that holds it as a plain tensor, and
+    drops what does not fit at its end; here a batch that does not divide the size wraps around.
+
+    Args:
+        size: number of keys.
+        dim: width of a key.
+    """
+
+    keys: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Let new keys, shape (N, dim), take the place of the oldest.
+
+        Raises:
+            ValueError: more keys than the queue holds.
+        """
+        size, count = len(self.keys), len(keys)
+        if count > size:
+            raise ValueError(
+                f"queue_size={size} is smaller than the global batch of {count}; raise it"
+            )
+        place = (self.position + torch.arange(count, device=keys.device)) % size
+        self.keys[place] = keys.to(self.keys.dtype)
+        self.position.add_(count).remainder_(size)
+
+
+class MoCo(Method):
+    """Improved Baselines with Momentum Contrastive Learning (MoCo v2).
+
+    He et al., 2019 (arXiv 1911.05722) and Chen et al., 2020 (arXiv 2003.04297). A query attracts
+    the key of the other view of its image, which a slowly following encoder makes, and is repelled
+    by a queue of earlier keys: equation 1 of the former. One direction only, so ``features`` hold
+    one view. Under several ranks batch norm is synchronised, which does what the authors'
+    shuffling does.
+
+    Args:
+        encoder: gives pooled features, shape (N, feature_dim).
+        feature_dim: their width.
+        head_start: the head sees ``h[:, head_start:]``.
+        settings: temperature, momentum, queue and widths.
+    """
+
+    optimizer = OptimizerSettings("sgd", learning_rate=0.03, weight_decay=1e-4)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: MoCoSettings | None = None,
+    ) -> None:
+        super().__init__(encoder, feature_dim, head_start)
+        self.settings = s = settings or MoCoSettings()
+        self.head = MoCoProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
+        self.key_encoder = MomentumCopy(self.encoder)
+        self.key_head = MomentumCopy(self.head)
+        self.queue = KeyQueue(s.queue_size, s.output_dim)
+
+    @classmethod
+    def views(cls, size: int) -> list[ViewSettings]:
+        return [moco_view(size)] * 2
+
+    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+        query_view, key_view = views
+        features = self.encoder(query_view)
+        queries = F.normalize(self.head(features[:, self.head_start :]), dim=1)
+        keys = F.normalize(self.key_head(self.key_encoder(key_view)[:, self.head_start :]), dim=1)
+        positive = (queries * keys).sum(1, keepdim=True)
+        # A copy, since the queue moves on before the backward pass.
+        negative = queries @ self.queue.keys.clone().T.to(queries.dtype)
+        logits = torch.cat([positive, negative], dim=1) / self.settings.temperature
+        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+        if self.training:
+            self.queue.push(gather_rows(keys))
+        return MethodOutput(loss, features[None])
+
+    def after_step(self) -> None:
+        self.key_encoder.update(self.encoder, self.settings.momentum)
+        self.key_head.update(self.head, self.settings.momentum)

@@ -1,0 +1,71 @@
+"""SimSiam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+from torch import Tensor, nn
+
+from ddm.methods.base import Method, MethodOutput, moco_view
+from ddm.optimizers import OptimizerSettings
+from ddm.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class SimSiamSettings:
+    """Args of SimSiam.
+
+    Args:
+        hidden_dim: width of the projection; the paper's 2048 is for a ResNet-50.
+        bottleneck_dim: width of the prediction's hidden layer, a quarter of it.
+    """
+
+    hidden_dim: int = 1024
+    bottleneck_dim: int = 256
+
+
+class SimSiam(Method):
+    """Exploring Simple Siamese Representation Learning.
+
+    Chen & He, 2020 (arXiv 2011.10566). Each view predicts the projection of the other, which gets
+    no gradient: equation 4, the mean of both directions' negative cosines. As in MoCo, views are
+    milder than SimCLR's in their colours (appendix A).
+
+    Args:
+        encoder: gives pooled features, shape (N, feature_dim).
+        feature_dim: their width.
+        head_start: the heads see ``h[:, head_start:]``.
+        settings: widths.
+    """
+
+    # Section 3: SGD with a base rate of 0.05, scaled linearly, weight decay 1e-4.
+    optimizer = OptimizerSettings("sgd", learning_rate=0.05, weight_decay=1e-4)
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: SimSiamSettings | None = None,
+    ) -> None:
+        super().__init__(encoder, feature_dim, head_start)
+        s = settings or SimSiamSettings()
+        self.head = SimSiamProjectionHead(self.head_dim, s.hidden_dim, s.hidden_dim)
+        self.prediction_head = SimSiamPredictionHead(s.hidden_dim, s.bottleneck_dim, s.hidden_dim)
+        self.criterion = NegativeCosineSimilarity()
+
+    @classmethod
+    def views(cls, size: int) -> list[ViewSettings]:
+        return [moco_view(size)] * 2
+
+    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(list(views)))
+        projections = self.head(features[:, self.head_start :])
+        p1, p2 = self.prediction_head(projections).chunk(2)
+        z1, z2 = projections.detach().chunk(2)
+        loss = (self.criterion(p1, z2) + self.criterion(p2, z1)) / 2
+        return MethodOutput(loss, torch.stack(features.chunk(2)))
