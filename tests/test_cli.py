@@ -122,6 +122,14 @@ def test_an_unfinished_run_is_not_evaluated(folder, tmp_path, capsys):
     assert "has not finished; `ddm resume" in refused(capsys, "evaluate", run)
 
 
+def test_methods_and_encoders_are_listed(capsys):
+    assert main(["methods"]) == 0
+    assert "barlow_twins" in capsys.readouterr().out
+    assert main(["encoders", "resnet1*"]) == 0
+    assert "resnet18" in capsys.readouterr().out.splitlines()
+    assert "no encoder matches 'nope'" in refused(capsys, "encoders", "nope")
+
+
 def loaded_by(code: str) -> set[str]:
     printed = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],

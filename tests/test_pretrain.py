@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
+from ddm.methods import METHODS
 from ddm.pretrain import (
     Pretraining,
     optimizer_settings,
@@ -95,30 +96,33 @@ def test_a_run_leaves_its_files(tmp_path, dataset):
     assert "import ddm" not in source and "from ddm" not in source
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol"])
+WAYS_TO_STOP = {
+    # Step at which it stops, of nine, three an epoch; steps between checkpoints besides epochs' ends.
+    "middle-of-an-epoch": (4, 0),
+    "start-of-an-epoch": (6, 0),
+    "from-the-middle": (5, 4),
+    "before-any-checkpoint": (1, 0),
+}
+
+
 @pytest.mark.parametrize(
-    ("stop", "checkpoint_steps"),
-    [(4, 0), (6, 0), (5, 4), (1, 0)],
-    ids=["middle-of-an-epoch", "start-of-an-epoch", "from-the-middle", "before-any-checkpoint"],
+    ("method", "way"),
+    [("simclr", way) for way in WAYS_TO_STOP] + [(name, "from-the-middle") for name in METHODS],
 )
-def test_resume_equals_no_interruption(
-    tmp_path, dataset, monkeypatch, method, stop, checkpoint_steps
-):
-    # Three steps an epoch, nine in all. Momentum prototypes are state of the module.
-    module = ModuleConfig(variant="prototypes")
-    whole = pretrain(
-        config(tmp_path / "a", method=method, ddm=module, checkpoint_steps=checkpoint_steps),
-        dataset,
+def test_resume_equals_no_interruption(tmp_path, dataset, monkeypatch, method, way):
+    stop, checkpoint_steps = WAYS_TO_STOP[way]
+    # Momentum prototypes are state of the module that is no parameter.
+    settings = dict(
+        method=method,
+        ddm=ModuleConfig(variant="prototypes"),
+        checkpoint_steps=checkpoint_steps,
+        learning_rate=1e-3,
     )
+    whole = pretrain(config(tmp_path / "a", **settings), dataset)
     with monkeypatch.context() as patch:
         stop_at(patch, stop)
         with pytest.raises(Stop):
-            pretrain(
-                config(
-                    tmp_path / "b", method=method, ddm=module, checkpoint_steps=checkpoint_steps
-                ),
-                dataset,
-            )
+            pretrain(config(tmp_path / "b", **settings), dataset)
     assert_same_run(whole, resume(tmp_path / "b" / "run", dataset))
 
 

@@ -28,14 +28,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        try:
-            with atomic(path) as temporary, open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        # torch reports a failed write as a RuntimeError of its own zip writer.
-        except (OSError, RuntimeError) as error:
-            raise DdmError(_why(error, Path(path))) from None
+        with atomic(path) as temporary:
+            try:
+                with open(temporary, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            # torch reports a failed write as a RuntimeError of its own zip writer. Why it failed is
+            # to be found out before the half-written file is removed.
+            except (OSError, RuntimeError) as error:
+                raise DdmError(_why(error, Path(path))) from None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

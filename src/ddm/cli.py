@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DdmError as error:
         print(f"ddm: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A full disk, a folder that may not be written to, a file that went away.
+        where = error.filename or "a file of this command"
+        print(f"ddm: error: {where}: {error.strerror or error}; what was saved is kept", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
         return 130
@@ -89,6 +94,13 @@ def build_parser() -> ArgumentParser:
     report.add_argument("--output", "-o", default="report.html", help="file to write")
     commands.add_subcommand("report", report, help="write an HTML report on evaluated runs")
 
+    methods = Parser(description="The self-supervised methods.")
+    commands.add_subcommand("methods", methods, help="list the self-supervised methods")
+
+    encoders = Parser(description="The encoders: the small one, and those of timm.")
+    encoders.add_argument("pattern", nargs="?", default="*", help='such as "resnet*"')
+    commands.add_subcommand("encoders", encoders, help="list the encoders")
+
     demo = Parser(description="Emoji with and without the module, and a report on both.")
     demo.add_argument(
         "--output", "-o", default="runs/demo", help="folder; continued if interrupted"
@@ -137,6 +149,19 @@ def _report(options: Namespace) -> None:
     print(write_report([Path(run) for run in options.runs], Path(options.output)))
 
 
+def _methods(options: Namespace) -> None:
+    from ddm.methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:14}{(method.__doc__ or '').splitlines()[0]}")
+
+
+def _encoders(options: Namespace) -> None:
+    from ddm.encoders import list_encoders
+
+    print("\n".join(list_encoders(options.pattern)))
+
+
 def _demo(options: Namespace) -> None:
     from pathlib import Path
 
@@ -150,5 +175,7 @@ COMMANDS: dict[str, Any] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "report": _report,
+    "methods": _methods,
+    "encoders": _encoders,
     "demo": _demo,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -81,6 +82,21 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
         use_small_stem(model, stride=2 if spec.name == "small" else 1)
     feature_dim: int = model.num_features
     return model.to(memory_format=torch.channels_last), feature_dim
+
+
+def list_encoders(pattern: str = "*") -> list[str]:
+    """Names of encoders that match a pattern such as ``"resnet*"``.
+
+    Raises:
+        DdmError: none does.
+    """
+    import timm
+
+    small = ["small"] if fnmatch.fnmatch("small", pattern) else []
+    names = small + list(timm.list_models(pattern))
+    if not names:
+        raise DdmError(f"no encoder matches {pattern!r}; `ddm encoders` lists all")
+    return names
 
 
 def use_small_stem(model: Any, stride: int) -> None:

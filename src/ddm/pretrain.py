@@ -362,6 +362,7 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*number of training batches.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         # It is: the sampler starts where the checkpoint says.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         trainer.fit(training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file))

@@ -54,7 +54,10 @@ def test_loss_is_equation_3_with_centre_and_temperatures():
 
 def test_teacher_starts_as_the_student_and_follows_along_a_cosine():
     method = make(momentum=0.9)
-    for twin, online in ((method.teacher_encoder, method.encoder), (method.teacher_head, method.head)):
+    for twin, online in (
+        (method.teacher_encoder, method.encoder),
+        (method.teacher_head, method.head),
+    ):
         for a, b in zip(twin.parameters(), online.parameters(), strict=True):
             assert torch.equal(a, b)
     before = [p.clone() for p in method.teacher_encoder.parameters()]

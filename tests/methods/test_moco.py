@@ -48,9 +48,7 @@ def test_loss_is_equation_1():
     assert all(p.grad is None for p in method.key_encoder.parameters())
 
 
-@given(
-    size=st.integers(1, 9), batches=st.lists(st.integers(1, 9), max_size=8)
-)
+@given(size=st.integers(1, 9), batches=st.lists(st.integers(1, 9), max_size=8))
 def test_queue_keeps_the_newest_keys(size, batches):
     queue = KeyQueue(size, 2)
     kept = queue.keys.tolist()
@@ -81,8 +79,10 @@ def test_queue_is_saved_where_lightlys_drops_the_tail():
         keys = unit(torch.stack([torch.arange(start, start + 4.0), torch.ones(4)], 1))
         bare(keys.clone().requires_grad_(), keys)
         newest = (newest + keys.tolist())[-6:]
-    held = bare.memory_bank.bank.T.tolist() if bare.memory_bank.bank.shape[0] == 2 else (
-        bare.memory_bank.bank.tolist()
+    held = (
+        bare.memory_bank.bank.T.tolist()
+        if bare.memory_bank.bank.shape[0] == 2
+        else (bare.memory_bank.bank.tolist())
     )
     missing = [k for k in newest if min(sum(abs(a - b) for a, b in zip(k, h)) for h in held) > 1e-5]
     assert missing, "lightly keeps the newest keys now: this queue may go"
