@@ -3,8 +3,8 @@
     python benchmarks/defaults.py [--seeds 1] [--epochs 12]
 
 SimCLR on emoji, the small encoder, 32 pixels. `noto-mono` is the demonstration's unseen domain and
-takes no part here: one of the other domains is left out of training in turn and plays the unseen one,
-so that nothing is chosen on the domain that is reported. One JSON file a finished run under
+takes no part here: one of the other domains is left out of training in turn and plays the unseen
+one, so that nothing is chosen on the domain that is reported. One JSON file a finished run under
 `benchmarks/results/defaults/`; finished runs are skipped.
 """
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ddm.cli import main
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
@@ -37,7 +38,6 @@ def config(tmp_path, **changes) -> PretrainConfig:
         size=32,
         epochs=3,
         batch_size=16,
-        warmup_epochs=1,
         accelerator="cpu",
         workers=0,
     )
@@ -65,12 +65,12 @@ class Stop(Exception):
     """Stands for whatever ends a run."""
 
 
-def stop_at(monkeypatch, step: int) -> None:
+def stop_at(monkeypatch, step: int, stop: type[BaseException] = Stop) -> None:
     whole = Pretraining.training_step
 
     def broken(self, batch, batch_idx):
         if self.global_step == step:
-            raise Stop
+            raise stop
         return whole(self, batch, batch_idx)
 
     monkeypatch.setattr(Pretraining, "training_step", broken)
@@ -97,11 +97,13 @@ def test_a_run_leaves_its_files(tmp_path, dataset):
 
 
 WAYS_TO_STOP = {
-    # Step at which it stops, of nine, three an epoch; steps between checkpoints besides epochs' ends.
+    # At which of nine steps, three an epoch; steps between checkpoints besides epochs' ends.
     "middle-of-an-epoch": (4, 0),
     "start-of-an-epoch": (6, 0),
     "from-the-middle": (5, 4),
     "before-any-checkpoint": (1, 0),
+    # A step checkpoint that would fall on the last step of an epoch, and a stop right after it.
+    "between-two-epochs": (6, 3),
 }
 
 
@@ -200,6 +202,11 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(ddm=ModuleConfig(variant_dim=192)), "variant_dim=192 must lie between 1 and"),
         (dict(held_out=["marble"]), "--held_out marble: no such domain; shapes has filled, night"),
         (dict(held_out=["night", "filled"]), "1 domain to train on .* --ddm.enabled false"),
+        (dict(held_out=["night", "night"]), "named twice"),
+        (dict(ddm=ModuleConfig(variant_dim=0)), "variant_dim=0 must lie between"),
+        (dict(ddm=ModuleConfig(enabled=False, variant_dim=500)), "variant_dim=500 must lie"),
+        (dict(accelerator="gpu"), "finds no GPU"),
+        (dict(encoder="inception_v3"), "does not take images of 32 pixels"),
         (dict(method="simcrl"), "'simcrl' is unknown; did you mean simclr"),
         (dict(encoder="resnet19"), "'resnet19' is neither .* did you mean resnet1"),
         (dict(optimizer="adamw"), "give --learning_rate too"),
@@ -260,3 +267,43 @@ def test_settings_of_the_optimizer_come_from_the_method(tmp_path):
     assert (settings.name, settings.learning_rate, settings.weight_decay) == ("lars", 0.2, 1.5e-6)
     settings = optimizer_settings(config(tmp_path, optimizer="sgd", learning_rate=0.06))
     assert (settings.name, settings.learning_rate) == ("sgd", 0.06)
+
+
+def test_the_epochs_end_is_saved_once_it_is_whole(tmp_path, dataset, monkeypatch):
+    """Stopped between an epoch's last step and its end, the epoch is not taken for done."""
+    settings = dict(checkpoint_steps=3, epochs=4)
+    whole = pretrain(config(tmp_path / "a", **settings), dataset)
+    with monkeypatch.context() as patch:
+
+        def stop(self):
+            if self.current_epoch == 1:
+                raise Stop
+
+        patch.setattr(Pretraining, "on_train_epoch_end", stop)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path / "b", **settings), dataset)
+    again = resume(tmp_path / "b" / "run", dataset)
+    weights, others = load_file(whole.encoder_file), load_file(again.encoder_file)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path / "images")
+    stop_at(monkeypatch, 6, KeyboardInterrupt)
+    arguments = ["--size", "32", "--epochs", "3", "--batch_size", "16", "--accelerator", "cpu"]
+    assert main(["pretrain", str(folder), "-o", str(tmp_path / "run"), *arguments]) == 130
+    assert "`ddm resume RUN` continues a run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_renamed_domain_is_not_lost_silently(tmp_path, dataset):
+    run = pretrain(config(tmp_path, epochs=1), dataset)
+    renamed = DomainTable(dataset.domains.index, ("filled2", "night", "outline"))
+    with pytest.raises(DdmError, match="no domain filled any more"):
+        run.with_saved_domains(dataset.with_domains(renamed))
+
+
+def test_one_domain_in_the_training_split_is_refused(tmp_path, dataset):
+    splits = np.where(dataset.domains.index == 0, "train", "test")
+    with pytest.raises(DdmError, match="1 domain to train on"):
+        pretrain(config(tmp_path), replace(dataset, splits=splits))

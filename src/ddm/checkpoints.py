@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from ddm.errors import DdmError
-from ddm.run_folder import atomic
+from ddm.files import atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # A full disk, a folder that may not be written to, a file that went away.
         where = error.filename or "a file of this command"
-        print(f"ddm: error: {where}: {error.strerror or error}; what was saved is kept", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"ddm: error: {where}: {reason}; what was saved is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
@@ -116,11 +117,13 @@ DEMO_EPOCHS = 15
 
 
 def _pretrain(options: Namespace) -> None:
-    from ddm.pretrain import pretrain
+    from ddm.pretrain import is_first_process, pretrain
 
     values = options.as_dict()
     values.pop("config", None)
     run = pretrain(PretrainConfig.from_dict(values, "the command line"))
+    if not is_first_process():
+        return
     print(f"{run.encoder_file}: the encoder; {run.path / 'load_encoder.py'} shows how to load it")
     print(f"Next: ddm evaluate {run.path}")
 

@@ -63,7 +63,8 @@ class PretrainConfig:
         optimizer: "lars", "sgd" or "adamw"; the method's own by default.
         learning_rate: at a batch of 256, scaled with it; the method's own by default.
         weight_decay: not for normalisation layers and biases; the method's own by default.
-        warmup_epochs: epochs over which the learning rate rises, before its cosine.
+        warmup_epochs: epochs over which the learning rate rises, before its cosine; a tenth of
+            all, at most 10, by default.
         seed: of everything random.
         workers: processes that decode images; by default none for images in memory, else one a
             core.
@@ -89,10 +90,10 @@ class PretrainConfig:
     optimizer: Literal["lars", "sgd", "adamw"] | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
-    warmup_epochs: float = 10
+    warmup_epochs: float | None = None
     seed: int = 0
     workers: int | None = None
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     checkpoint_steps: int = 0
@@ -102,13 +103,23 @@ class PretrainConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
-        for name in ("warmup_epochs", "checkpoint_steps", "seed"):
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
+            raise DdmError(
+                f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "
+                "the learning rate rises, and then it has to fall"
+            )
+        for name in ("checkpoint_steps", "seed"):
             if getattr(self, name) < 0:
                 raise DdmError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise DdmError(f"{name}={value} must be a finite number, not negative")
+
+    @property
+    def warmup(self) -> float:
+        """Epochs over which the learning rate rises."""
+        return min(10, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
 
     def save(self, path: Path) -> None:
         """Write as YAML."""
@@ -123,7 +134,7 @@ class PretrainConfig:
         """
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DdmError(f"{path} does not exist: {path.parent} is not a run folder") from None
         except yaml.YAMLError as error:
             raise DdmError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -132,24 +143,28 @@ class PretrainConfig:
     @classmethod
     def from_dict(cls, values: Any, where: str) -> PretrainConfig:
         """Build from plain values; ``where`` names their source in errors."""
-        if not isinstance(values, dict):
-            raise DdmError(f"{where} does not hold a configuration")
-        module = values.get("ddm", {})
+        module = values.get("ddm", {}) if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(module, dict):
+            raise DdmError(f"{where} does not hold a configuration; restore it")
         for part, known in ((values, cls), (module, ModuleConfig)):
             unknown = set(part) - {f.name for f in fields(known)}
             if unknown:
                 raise DdmError(
                     f"{where} has settings this version does not know: {', '.join(sorted(unknown))}"
                 )
-        return cls(**{**values, "ddm": ModuleConfig(**module)})
+        try:
+            return cls(**{**values, "ddm": ModuleConfig(**module)})
+        except TypeError as error:
+            raise DdmError(f"{where} has a value of the wrong type ({error}); restore it") from None
 
 
 def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:
     """What distinguishes two configurations, as ``name: this / that``.
 
-    Where the run lies and on what it computes are not counted.
+    Where the run and its images lie and on what it computes are not counted. (That the images are
+    the same ones is checked by their names, which the run keeps.)
     """
-    free = {"output", "workers", "accelerator", "checkpoint_steps"}
+    free = {"output", "images", "workers", "accelerator", "checkpoint_steps"}
 
     def flat(config: PretrainConfig) -> dict[str, Any]:
         values = asdict(config)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ddm.data.base import ImageDataset
 from ddm.data.loading import IndexedImages, batches, default_workers
 from ddm.errors import DdmError
-from ddm.run_folder import atomic
+from ddm.files import atomic, new_array
 from ddm.views import plain_view
 
 
@@ -72,7 +72,7 @@ def embed(
                 )
             if array is None:
                 shape = (len(dataset), features.shape[1])
-                array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+                array = new_array(temporary, shape, np.float32)
             array[index.numpy()] = features.numpy()
         array.flush()
     note.write_text(json.dumps(about), encoding="utf-8")

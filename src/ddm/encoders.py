@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -24,13 +24,11 @@ class EncoderSpec:
         name: ``"small"``, or a model of timm.
         channels: channels of the images.
         image_size: side of the images, in pixels.
-        options: further keyword arguments for ``timm.create_model``.
     """
 
     name: str = "small"
     channels: int = 3
     image_size: int = 32
-    options: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,7 +38,7 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
     """Make a fresh encoder whose forward gives pooled features, shape (N, feature_dim).
 
     ``"small"`` is timm's ResNet with one basic block a stage, of 32, 64, 128 and 192 channels: 0.9
-    million parameters. For images of up to 64 pixels it and all of timm's ResNets get the stem
+    million parameters. For images of up to 64 pixels it and timm's plain ResNets get the stem
     that is usual for CIFAR, a 3 x 3 convolution (of stride 1 for named models) and no pooling.
 
     Args:
@@ -62,26 +60,60 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
             num_classes=0,
             in_chans=spec.channels,
             channels=(32, 64, 128, 192),
-            **spec.options,
         )
     elif timm.is_model(spec.name):
-        # Position embeddings are made for one size and interpolated for others: DINO's small crops.
-        sized = (
-            {"img_size": spec.image_size, "dynamic_img_size": True}
-            if _takes_image_size(spec.name)
-            else {}
-        )
-        model = timm.create_model(
-            spec.name, num_classes=0, in_chans=spec.channels, **{**sized, **spec.options}
-        )
+        try:
+            model = timm.create_model(
+                spec.name, num_classes=0, in_chans=spec.channels, **size_arguments(spec)
+            )
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise DdmError(
+                f"encoder {spec.name!r} cannot be built for {spec.channels} channels and "
+                f"{spec.image_size} pixels ({error}); choose another --encoder or --size"
+            ) from None
     else:
         near = difflib.get_close_matches(spec.name, ["small", *timm.list_models()], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
         raise DdmError(f"encoder {spec.name!r} is neither 'small' nor a model of timm{hint}")
     if isinstance(model, ResNet) and spec.image_size <= SMALL_IMAGE:
         use_small_stem(model, stride=2 if spec.name == "small" else 1)
-    feature_dim: int = model.num_features
-    return model.to(memory_format=torch.channels_last), feature_dim
+    model = model.to(memory_format=torch.channels_last)
+    return model, _measure(model, spec)
+
+
+def _measure(model: nn.Module, spec: EncoderSpec) -> int:
+    """Width of the pooled features, found by trying: timm's ``num_features`` is not always it."""
+    images = torch.zeros(1, spec.channels, spec.image_size, spec.image_size)
+    training = model.training
+    try:
+        with torch.no_grad():
+            shape = tuple(model.eval()(images).shape)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DdmError(
+            f"encoder {spec.name!r} does not take images of {spec.image_size} pixels ({reason}); "
+            "choose another --size or --encoder"
+        ) from None
+    finally:
+        model.train(training)
+    if len(shape) != 2:
+        raise DdmError(f"encoder {spec.name!r} gives features of shape {shape}, not pooled (N, D)")
+    return int(shape[1])
+
+
+def size_arguments(spec: EncoderSpec) -> dict[str, Any]:
+    """What timm has to be told of the images' size: nothing, for most models.
+
+    Position embeddings are made for one size; vision transformers can interpolate them for others,
+    which DINO's small crops need.
+    """
+    import timm
+
+    if spec.name == "small" or not timm.get_pretrained_cfg_value(spec.name, "fixed_input_size"):
+        return {}
+    creator = timm.model_entrypoint(spec.name)
+    dynamic = creator.__module__.endswith(("vision_transformer", ".deit", ".eva", ".beit"))
+    return {"img_size": spec.image_size, **({"dynamic_img_size": True} if dynamic else {})}
 
 
 def list_encoders(pattern: str = "*") -> list[str]:
@@ -107,11 +139,3 @@ def use_small_stem(model: Any, stride: int) -> None:
     model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-
-
-def _takes_image_size(name: str) -> bool:
-    import timm
-
-    return timm.get_pretrained_cfg_value(name, "fixed_input_size") is not None and bool(
-        timm.get_pretrained_cfg_value(name, "fixed_input_size")
-    )

@@ -17,9 +17,10 @@ from ddm.data import load_images
 from ddm.data.base import ImageDataset
 from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
+from ddm.files import atomic
 from ddm.probe import Row
 from ddm.protocols import SeenUnseen
-from ddm.run_folder import RunFolder, atomic
+from ddm.run_folder import RunFolder
 
 PACKAGES = ("ddm-ssl", "torch", "timm", "lightly", "pytorch-lightning", "scikit-learn", "numpy")
 

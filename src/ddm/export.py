@@ -9,9 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import nn
 
-from ddm.encoders import EncoderSpec, build_encoder
+from ddm.encoders import EncoderSpec, build_encoder, size_arguments
 from ddm.errors import DdmError
-from ddm.run_folder import RunFolder, atomic
+from ddm.files import atomic
+from ddm.run_folder import RunFolder
 from ddm.views import normalization
 
 _LOAD_WITH_TIMM = '''"""How to load this encoder with timm alone (pip install timm safetensors)."""
@@ -49,8 +50,13 @@ def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_
     mean, std = normalization(spec.channels)
     about = {"spec": spec.to_dict(), "variant_dim": variant_dim, "mean": mean, "std": std}
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
-    with atomic(run.encoder_file) as temporary:
-        save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
+    try:
+        with atomic(run.encoder_file) as temporary:
+            save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise DdmError(
+            f"cannot write {run.encoder_file}: {error}; make room and `ddm resume {run.path}`"
+        ) from None
     text = _LOAD_WITH_TIMM.format(
         build=_build_lines(spec, encoder),
         channels=spec.channels,
@@ -85,11 +91,14 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
         raise DdmError(f"{path} is damaged ({error}); train the run anew") from None
     if "ddm" not in metadata:
         raise DdmError(f"{path} was not written by ddm; load it with timm")
-    about = json.loads(metadata["ddm"])
-    spec = EncoderSpec(**about["spec"])
-    encoder, _ = build_encoder(spec)
-    load_model(encoder, path)
-    return encoder.eval(), spec, int(about["variant_dim"])
+    try:
+        about = json.loads(metadata["ddm"])
+        spec, variant_dim = EncoderSpec(**about["spec"]), int(about["variant_dim"])
+        encoder, _ = build_encoder(spec)
+        load_model(encoder, path)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DdmError(f"{path} does not hold what it says ({error}); train the run anew") from None
+    return encoder.eval(), spec, variant_dim
 
 
 def _build_lines(spec: EncoderSpec, encoder: nn.Module) -> str:
@@ -100,7 +109,7 @@ def _build_lines(spec: EncoderSpec, encoder: nn.Module) -> str:
             f"in_chans={spec.channels}, channels=(32, 64, 128, 192))"
         ]
     else:
-        sized = f", img_size={spec.image_size}" if hasattr(encoder, "patch_embed") else ""
+        sized = "".join(f", {k}={v}" for k, v in size_arguments(spec).items())
         lines = [
             f'model = timm.create_model("{spec.name}", num_classes=0, '
             f"in_chans={spec.channels}{sized})"

@@ -87,12 +87,7 @@ class DomainDisentanglement(nn.Module):
     ) -> None:
         super().__init__()
         variant_dim = max(1, feature_dim // 8) if variant_dim is None else variant_dim
-        if not 0 < variant_dim < feature_dim:
-            raise ValueError(
-                f"variant_dim={variant_dim} must lie between 1 and "
-                f"feature_dim - 1 = {feature_dim - 1}: both portions need room; "
-                "choose a smaller variant_dim or a wider encoder"
-            )
+        check_variant_dim(variant_dim, feature_dim)
         if num_domains < 2:
             raise ValueError(
                 f"num_domains={num_domains}: disentanglement needs at least two domains; "
@@ -196,6 +191,20 @@ class DomainDisentanglement(nn.Module):
         return (
             f"feature_dim={self.feature_dim}, num_domains={self.num_domains}, "
             f"variant_dim={self.variant_dim}"
+        )
+
+
+def check_variant_dim(variant_dim: int, feature_dim: int) -> None:
+    """Refuse a split that leaves one of the portions empty.
+
+    Raises:
+        ValueError: ``variant_dim`` is not in ``[1, feature_dim)``.
+    """
+    if not 0 < variant_dim < feature_dim:
+        raise ValueError(
+            f"variant_dim={variant_dim} must lie between 1 and feature_dim - 1 = "
+            f"{feature_dim - 1}: both portions need room; choose a smaller variant_dim or a wider "
+            "encoder"
         )
 
 

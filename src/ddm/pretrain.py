@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from ddm.collapse import collapse_warning, effective_rank, relative_deviation
 from ddm.config import PretrainConfig, differences
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
+from ddm.data.images import UnreadableImage
 from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
+from ddm.domains import UNKNOWN
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.errors import DdmError
 from ddm.export import save_encoder
 from ddm.methods import find_method
-from ddm.module import DomainDisentanglement
+from ddm.module import DomainDisentanglement, check_variant_dim
 from ddm.optimizers import OptimizerSettings, cosine_with_warmup, make_optimizer
 from ddm.run_folder import RunFolder
 from ddm.views import random_views
@@ -59,13 +62,19 @@ class Pretraining(pl.LightningModule):
             position[dataset.domains.names.index(name)] = new
         self.register_buffer("domain_number", torch.from_numpy(position), persistent=False)
         self.images = IndexedImages(dataset, training_images(config, dataset))
+        if config.ddm.enabled:
+            require_two_domains(dataset, self.images.indices)
         # A generator of its own, so that adding the module does not change the encoder's first
         # weights.
         with seeded(config.seed, 0):
             spec = EncoderSpec(config.encoder, config.channels, config.size)
             encoder, feature_dim = build_encoder(spec)
             module = config.ddm
-            variant_dim = module.variant_dim or max(1, feature_dim // 8)
+            variant_dim = module.variant_dim
+            if variant_dim is None:
+                variant_dim = max(1, feature_dim // 8)
+            # Without the module too: evaluation reads the same portions of both, as a control.
+            check_variant_dim(variant_dim, feature_dim)
             method = find_method(config.method)
             sees_all = module.ssl_sees == "all" or not module.enabled
             self.method = method(encoder, feature_dim, 0 if sees_all else variant_dim)
@@ -95,8 +104,10 @@ class Pretraining(pl.LightningModule):
         return self.config.epochs * (len(self.images) // batch)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The batches of this epoch, from where the checkpoint left it; called for each epoch."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        """The batches, from where the checkpoint left them on; the sampler is told each epoch."""
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+        steps = self.total_steps // self.config.epochs
         workers = self.config.workers
         if workers is None:
             workers = default_workers(self.images.dataset)
@@ -105,7 +116,8 @@ class Pretraining(pl.LightningModule):
             self.config.batch_size,
             self.config.seed,
             epoch=self.current_epoch,
-            start=progress.ready if self.trainer.fit_loop.restarting else 0,
+            # After the last batch of an epoch the next one begins.
+            start=done if done < steps else 0,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -165,9 +177,11 @@ class Pretraining(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         if self.last_features is None:
             return
-        features = self.last_features.float()
+        features = self.last_features.float().cpu()
         rank, deviation = effective_rank(features), relative_deviation(features)
-        self.log_dict({"effective_rank": rank, "feature_deviation": deviation})
+        # Each rank's own share of the batch; the first one's will do.
+        figures = {"effective_rank": rank, "feature_deviation": deviation}
+        self.log_dict(figures, rank_zero_only=True)
         # The first epochs start from a network that has learnt nothing yet.
         warning = collapse_warning(rank, deviation, features)
         if warning and self.current_epoch >= min(5, self.config.epochs // 4):
@@ -181,7 +195,7 @@ class Pretraining(pl.LightningModule):
         modules = [self.method] if self.module is None else [self.method, self.module]
         batch = self.config.batch_size * self.trainer.world_size
         optimizer = make_optimizer(modules, settings, batch)
-        warmup = int(self.config.warmup_epochs * self.total_steps / self.config.epochs)
+        warmup = int(self.config.warmup * self.total_steps / self.config.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, cosine_with_warmup(self.total_steps, warmup)
         )
@@ -231,7 +245,7 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
     """Names of the domains that take part.
 
     Raises:
-        DdmError: a held-out domain does not exist, or the module has fewer than two domains left.
+        DdmError: a held-out domain does not exist, or is named twice.
     """
     unknown = set(config.held_out) - set(dataset.domains.names)
     if unknown:
@@ -239,14 +253,25 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
             f"--held_out {', '.join(sorted(unknown))}: no such domain; "
             f"{dataset.name} has {', '.join(dataset.domains.names) or 'none'}"
         )
-    left = [name for name in dataset.domains.names if name not in config.held_out]
-    if len(left) < 2 and config.ddm.enabled:
+    if len(set(config.held_out)) < len(config.held_out):
+        raise DdmError(f"--held_out {', '.join(config.held_out)}: a domain is named twice")
+    return [name for name in dataset.domains.names if name not in config.held_out]
+
+
+def require_two_domains(dataset: ImageDataset, indices: NDArray[np.int64]) -> None:
+    """Refuse to disentangle images of one domain.
+
+    Raises:
+        DdmError: fewer than two known domains among these images.
+    """
+    present = np.unique(dataset.domains.index[indices])
+    names = [dataset.domains.names[d] for d in present if d != UNKNOWN]
+    if len(names) < 2:
         raise DdmError(
-            f"{dataset.name} has {len(left)} domain to train on ({', '.join(left) or 'none'}), "
+            f"{dataset.name} has {len(names)} domain to train on ({', '.join(names) or 'none'}), "
             "and the module needs two; add domains, hold out fewer, or train without it: "
             "--ddm.enabled false"
         )
-    return left
 
 
 def training_images(config: PretrainConfig, dataset: ImageDataset) -> NDArray[np.int64]:
@@ -284,8 +309,15 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         DdmError: unusable settings or images; before anything is written.
     """
     # What can be refused at once is, before a large folder is looked through.
-    RunFolder(Path(config.output)).require_new()
+    run = RunFolder(Path(config.output))
+    first = is_first_process()
+    if first:
+        run.require_new()
     optimizer_settings(config)
+    require_devices(config)
+    if Path(config.images).exists():
+        # The run can then be resumed and evaluated from any working directory.
+        config = replace(config, images=str(Path(config.images).resolve()))
     dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
     try:
         training = Pretraining(config, dataset)
@@ -293,9 +325,10 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         raise
     except ValueError as error:
         raise DdmError(str(error)) from None
-    run = RunFolder.create(config)
-    run.save_domains(dataset)
-    if dataset.skipped:
+    if first:
+        RunFolder.create(config)
+        run.save_domains(dataset)
+    if first and dataset.skipped:
         run.save_skipped(dataset)
         what = (
             "image could not be read and was"
@@ -335,6 +368,28 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     return _fit(run, training, checkpoint)
 
 
+def is_first_process() -> bool:
+    """Whether this is rank 0: Lightning starts the other ranks by the same command."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def require_devices(config: PretrainConfig) -> None:
+    """Refuse devices that this machine lacks.
+
+    Raises:
+        DdmError: no GPU, or fewer than asked for.
+    """
+    found = torch.cuda.device_count()
+    if config.accelerator == "gpu" and found == 0:
+        raise DdmError("--accelerator gpu: PyTorch finds no GPU; use --accelerator cpu")
+    if _on_gpu(config) and config.devices > found:
+        raise DdmError(f"--devices {config.devices}: this machine has {found} GPU(s)")
+
+
+def _on_gpu(config: PretrainConfig) -> bool:
+    return config.accelerator != "cpu" and torch.cuda.is_available()
+
+
 def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
     config = training.config
     saved_step = None if checkpoint is None else int(checkpoint["global_step"])
@@ -344,7 +399,7 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
     trainer = pl.Trainer(
         default_root_dir=run.path,
         max_epochs=config.epochs,
-        accelerator=config.accelerator,
+        accelerator="gpu" if _on_gpu(config) else "cpu",
         devices=config.devices,
         precision=_precision(config),
         logger=[metrics, _tensorboard(run, saved_step)],
@@ -352,22 +407,41 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         callbacks=_callbacks(run, config),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
-        sync_batchnorm=config.devices > 1,
-        reload_dataloaders_every_n_epochs=1,
+        # On the CPU PyTorch has no synchronised batch norm.
+        sync_batchnorm=config.devices > 1 and _on_gpu(config),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        # The loaders are made anew each epoch on purpose, and images in memory need no workers.
+        # Images in memory need no workers.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*number of training batches.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         # It is: the sampler starts where the checkpoint says.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        trainer.fit(training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(
+                training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file)
+            )
+        except SystemExit:
+            # What Lightning makes of Ctrl-C.
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        except UnreadableImage as error:
+            # From a worker it comes with that process's whole traceback; the last line says it.
+            raise DdmError(
+                f"{str(error).strip().splitlines()[-1]}; it was readable when the run began: "
+                f"restore it and `ddm resume {run.path}`"
+            ) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DdmError(
+                f"a process that decodes images died ({str(error).splitlines()[0]}), most often "
+                f"for want of memory; lower --workers and `ddm resume {run.path}`"
+            ) from None
     if trainer.is_global_zero:
         save_encoder(
             run,
@@ -381,24 +455,38 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
 def _precision(config: PretrainConfig) -> Any:
     if config.precision != "auto":
         return config.precision
-    on_gpu = config.accelerator in ("auto", "gpu") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu else "32-true"
+    return "bf16-mixed" if _on_gpu(config) else "32-true"
 
 
 def _tensorboard(run: RunFolder, saved_step: int | None) -> TensorBoardLogger:
-    purge = None if saved_step is None else saved_step + 1
-    return TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=purge)
+    return TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=saved_step)
 
 
 def _callbacks(run: RunFolder, config: PretrainConfig) -> list[pl.Callback]:
-    def checkpoints(**when: Any) -> ModelCheckpoint:
-        file = run.checkpoint_file
-        return ModelCheckpoint(file.parent, file.stem, enable_version_counter=False, **when)
-
-    callbacks = [ProgressBar(refresh_rate=5), checkpoints(save_on_train_epoch_end=True)]
+    place: dict[str, Any] = {
+        "dirpath": run.checkpoint_file.parent,
+        "filename": run.checkpoint_file.stem,
+        "enable_version_counter": False,
+    }
+    callbacks: list[pl.Callback] = [
+        ProgressBar(refresh_rate=5),
+        ModelCheckpoint(**place, save_on_train_epoch_end=True),
+    ]
     if config.checkpoint_steps:
-        callbacks.append(checkpoints(every_n_train_steps=config.checkpoint_steps))
+        callbacks.append(StepCheckpoint(**place, every_n_train_steps=config.checkpoint_steps))
     return callbacks
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves in the middle of epochs; their last step is the end-of-epoch checkpoint's.
+
+    A checkpoint between the last step and the end of its epoch would make Lightning take the next
+    epoch for the one that was interrupted.
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class ProgressBar(TQDMProgressBar):

@@ -176,7 +176,7 @@ def paired_difference(
         seed,
         resamples,
     )
-    return _interval(exact.mean(), np.nanmean(difference, axis=1))
+    return _interval(exact.mean(), difference.mean(axis=1))
 
 
 def _resample(

@@ -36,9 +36,9 @@ from ddm.comparison import (
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
+from ddm.files import atomic
 from ddm.plots import Bar, BarLine, Curve
 from ddm.probe import Row
-from ddm.run_folder import atomic
 
 SAMPLES = 8  # images of each domain
 MAP_POINTS = 2000

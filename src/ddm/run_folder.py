@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from ddm.config import PretrainConfig
 from ddm.data.base import ImageDataset
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
+from ddm.files import atomic
 
 
 @dataclass(frozen=True)
@@ -142,32 +141,15 @@ class RunFolder:
                 f"{len(now - then)} images are new, {len(then - now)} are gone; "
                 "restore it, or begin a new run"
             )
+        lost = set(frame["domain"]) - {"", *dataset.domains.names}
+        if lost:
+            raise DdmError(
+                f"{dataset.name} has no domain {', '.join(sorted(lost))} any more, "
+                f"which {self.path} was trained with; give it its name back, or begin a new run"
+            )
         position = {name: i for i, name in enumerate(dataset.domains.names)}
         index = frame["domain"].map(position).fillna(UNKNOWN).to_numpy(np.int64)
         confidence = frame["confidence"].to_numpy(np.float32)
         table = DomainTable(index, dataset.domains.names, confidence)
         # The splits too are the run's own: what it trained on must never be tested on.
         return replace(dataset, domains=table, splits=frame["split"].to_numpy(str))
-
-
-class atomic:
-    """Write a file so that it is there whole or not at all.
-
-    ``with atomic(path) as temporary:`` gives a name beside ``path`` to write to, which then takes
-    its place. When writing fails, what stood at ``path`` before is still there.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            os.replace(self.temporary, self.path)
-            return
-        with suppress(OSError):
-            self.temporary.unlink(missing_ok=True)

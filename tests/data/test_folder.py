@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddm.data.base import require_two_domains
 from ddm.data.folder import load_folder
 from ddm.errors import DdmError
 
@@ -44,7 +43,6 @@ def test_domains_and_classes(tmp_path):
     assert len(set(dataset.groups)) == 3
     assert dataset.skipped == ()
     assert dataset.instances is None
-    require_two_domains(dataset)
 
 
 def test_domains_alone(tmp_path):
@@ -136,12 +134,6 @@ def test_splits_are_no_domains(tmp_path, name):
     make(tmp_path, "photo/dog/1.png", f"{name}/dog/1.png")
     with pytest.raises(DdmError, match=f"{name} is called like a split, not a domain: expected"):
         load_folder(tmp_path)
-
-
-def test_one_domain_is_refused_when_ddm_needs_two(tmp_path):
-    dataset = load_folder(make(tmp_path, "photo/1.png", "photo/2.png"))
-    with pytest.raises(DdmError, match=r"at least two domains, but .* only 'photo': .*--no-ddm"):
-        require_two_domains(dataset)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

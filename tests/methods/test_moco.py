@@ -84,7 +84,11 @@ def test_queue_is_saved_where_lightlys_drops_the_tail():
         if bare.memory_bank.bank.shape[0] == 2
         else (bare.memory_bank.bank.tolist())
     )
-    missing = [k for k in newest if min(sum(abs(a - b) for a, b in zip(k, h)) for h in held) > 1e-5]
+    missing = [
+        k
+        for k in newest
+        if min(sum(abs(a - b) for a, b in zip(k, h, strict=True)) for h in held) > 1e-5
+    ]
     assert missing, "lightly keeps the newest keys now: this queue may go"
 
 

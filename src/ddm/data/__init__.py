@@ -47,5 +47,6 @@ def load_images(images: str, size: int, channels: int = 3, strict: bool = False)
 
         return load_manifest(path, size=load_size(size), channels=channels, strict=strict)
     raise DdmError(
-        f"{images!r} is neither a folder, a .csv or .parquet manifest, nor 'emoji'; check the path"
+        f"{images!r} is neither a folder, a .csv or .parquet manifest, nor 'emoji'; check the path "
+        "(of a run whose images have moved: `images` in its config.yaml)"
     )

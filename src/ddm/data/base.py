@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm.domains import DomainTable
-from ddm.errors import DdmError
 
 SPLITS = ("train", "val", "test")
 NO_LABEL = -1
@@ -108,23 +107,6 @@ class ImageDataset:
     def with_domains(self, domains: DomainTable) -> ImageDataset:
         """The same images under another domain table (discovered or corrected)."""
         return replace(self, domains=domains)
-
-
-def require_two_domains(dataset: ImageDataset) -> None:
-    """Refuse data that DDM cannot learn from.
-
-    Raises:
-        DdmError: fewer than two domains have images.
-    """
-    counts = zip(dataset.domains.names, dataset.domains.counts(), strict=True)
-    present = [name for name, count in counts if count]
-    if len(present) < 2:
-        found = f"only {present[0]!r}" if present else "no domain labels"
-        raise DdmError(
-            f"DDM needs at least two domains, but {dataset.name} has {found}: put each source's "
-            "images in a sub-folder of their own, use discover to find pseudo-domains, "
-            "or pretrain with --no-ddm"
-        )
 
 
 def split_by_group(

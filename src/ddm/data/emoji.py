@@ -33,6 +33,7 @@ from ddm.data.base import ImageDataset, Labels, split_by_group
 from ddm.data.emoji_families import Emoji, family
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
+from ddm.files import new_array
 
 EMOJI_DOMAINS = ("twemoji", "noto", "openmoji", "openmoji-line", "noto-mono")
 EMOJI_SIZES = (32, 64, 128)
@@ -350,13 +351,9 @@ def _write_images(folder: Path, emoji: Sequence[Emoji]) -> None:
     _table(kept).to_parquet(folder / "table.parquet", index=False)
 
 
-def _new_images(folder: Path, emoji: int, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
-    return np.lib.format.open_memmap(
-        folder / f"images-{size}.npy",
-        mode="w+",
-        dtype=np.uint8,
-        shape=(len(EMOJI_DOMAINS) * emoji, size, size, 3),
-    )
+def _new_images(folder: Path, emoji: int, size: int) -> Any:
+    shape = (len(EMOJI_DOMAINS) * emoji, size, size, 3)
+    return new_array(folder / f"images-{size}.npy", shape, np.uint8)
 
 
 def _table(emoji: Sequence[Emoji]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def load_folder(
 
     Hidden files and folders, and files that are no images by name, are passed over. Symbolic links
     are followed. Every image is its own group, and its split hangs on its key alone. One domain is
-    enough here: ask `ddm.data.base.require_two_domains` before training with DDM.
+    enough here; whether the module can use it is for pre-training to say.
 
     Args:
         root: the folder.

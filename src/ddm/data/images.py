@@ -40,14 +40,14 @@ class UnreadableImage(DdmError):
         reason: why, on one line.
     """
 
-    # Both go to the base class as they are: exceptions are pickled by their arguments.
-    def __init__(self, path: str, reason: str) -> None:
+    # The reason is optional because torch raises a worker's error anew from its message alone.
+    def __init__(self, path: str, reason: str = "") -> None:
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" if self.reason else self.path
 
 
 def is_image_name(name: str) -> bool:
@@ -82,7 +82,7 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
             ImageOps.exif_transpose(image, in_place=True)
             square = _central_square(_to_eight_bits(image, mode), size)
     # On damaged files the decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError
-    # and more. One of them must not end a pre-training that has run for days.
+    # and more. Whatever it is, the file is to be named.
     except Exception as error:
         raise UnreadableImage(os.fspath(path), _reason(error, path)) from error
     return np.array(square).reshape(size, size, channels)

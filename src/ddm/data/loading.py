@@ -90,6 +90,16 @@ class EpochBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
 
+    @property
+    def sampler(self) -> EpochBatches:
+        """Where Lightning looks for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to another epoch, from its start; the present one stays as it is."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
     def __len__(self) -> int:
         """Batches of the whole epoch, the skipped ones too: progress is counted from its start."""
         return self.num_samples // (self.batch_size * self.world_size)
@@ -118,6 +128,7 @@ def batches(
         "collate_fn": _as_it_is,
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
+        "persistent_workers": workers > 0 and sampler is not None,
     }
     if sampler is None:
         return DataLoader(images, batch_size=batch_size, **common)
