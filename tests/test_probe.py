@@ -17,7 +17,7 @@ from ddm.probe import (
     bootstrap,
     knn_predict,
     paired_difference,
-    row,
+    summarize,
 )
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -291,15 +291,19 @@ def test_paired_difference() -> None:
         paired_difference([])
 
 
-def test_row() -> None:
+def test_summary_rows() -> None:
+    """Each domain, the mean of them and the worst, which keeps its own number of samples."""
     common = {"measure": "linear", "chance": 0.5}
-    assert row(common, "sketch", Interval(0.5, 0.4, 0.6), 7) == {
-        "measure": "linear",
-        "chance": 0.5,
-        "domain": "sketch",
-        "value": 0.5,
-        "low": 0.4,
-        "high": 0.6,
-        "n": 7,
+    parts = {
+        "photo": (np.array([True, True, True, False]), np.arange(4)),
+        "sketch": (np.array([True, False]), np.arange(2)),
     }
+    rows = summarize(common, parts, seed=0)
+    assert [(r["domain"], r["value"], r["n"]) for r in rows] == [
+        ("photo", 0.75, 4),
+        ("sketch", 0.5, 2),
+        ("mean", 0.625, 6),
+        ("worst", 0.5, 2),
+    ]
+    assert all(r["measure"] == "linear" and r["low"] <= r["value"] <= r["high"] for r in rows)
     assert "domain" not in common

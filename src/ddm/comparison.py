@@ -377,6 +377,12 @@ def caveats(runs: Sequence[Run]) -> list[str]:
                 f"{first.name} / {second.name}: different domains are unseen "
                 f"({', '.join(first.unseen) or 'none'} / {', '.join(second.unseen) or 'none'})."
             )
+    for run in runs:
+        if run.config.train_split == "all":
+            notes.append(
+                f"{run.name}: pre-trained on all images (--train_split all), the test images too; "
+                "figures on seen domains are not those of new images."
+            )
     if not first.unseen:
         notes.append(
             "No domain was held out, so nothing here says how the features fare on a new one; "

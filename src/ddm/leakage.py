@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddm.data.base import ImageDataset
-from ddm.probe import Floats, LinearProbe, Row, bootstrap, row
+from ddm.probe import Floats, LinearProbe, Row, summarize
 
 
 def domain_leakage(
@@ -35,13 +35,12 @@ def domain_leakage(
         (features[train], domain[train]), (features[validation], domain[validation])
     )
     right = probe.predict(features[test]) == domain[test]
-    present = [d for d in domains if (domain[test] == dataset.domains.names.index(d)).any()]
-    parts = []
-    for name in present:
-        mine = domain[test] == dataset.domains.names.index(name)
-        parts.append((right[mine], dataset.groups[test[mine]]))
-    each, mean, worst = bootstrap(parts, seed)
-    common = {
+    parts = {}
+    for number, name in enumerate(dataset.domains.names):
+        mine = domain[test] == number
+        if mine.any():
+            parts[name] = right[mine], dataset.groups[test[mine]]
+    common: Row = {
         "measure": "leakage",
         "label": "domain",
         "portion": portion,
@@ -49,9 +48,4 @@ def domain_leakage(
         "side": "seen",
         "chance": 1 / len(domains),
     }
-    sizes = [len(r) for r, _ in parts]
-    return [
-        *(row(common, name, i, n) for name, i, n in zip(present, each, sizes, strict=True)),
-        row(common, "mean", mean, sum(sizes)),
-        row(common, "worst", worst, sum(sizes)),
-    ]
+    return summarize(common, parts, seed)

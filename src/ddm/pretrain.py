@@ -356,6 +356,8 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
         # It was stopped before its first checkpoint: the same seed begins the same run.
         run.save_domains(dataset)
         return _fit(run, Pretraining(config, dataset), checkpoint=None)
+    for stale in run.checkpoint_file.parent.glob(".*.part"):
+        stale.unlink()  # What a kill left of a checkpoint that was being written.
     checkpoint = load_checkpoint(run.checkpoint_file)
     theirs = PretrainConfig.from_dict(checkpoint.get("ddm_config"), str(run.checkpoint_file))
     changed = differences(theirs, config)

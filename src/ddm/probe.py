@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -209,13 +209,24 @@ def _interval(value: float, sample: NDArray[np.float64]) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def row(common: Row, domain: str, interval: Interval, n: int) -> Row:
-    """One row of the table of results."""
-    return {
-        **common,
-        "domain": domain,
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": n,
-    }
+def summarize(
+    common: Row, parts: Mapping[str, tuple[NDArray[np.bool_], Ints]], seed: int
+) -> list[Row]:
+    """The rows of one figure: each domain, ``"mean"`` and ``"worst"``, with intervals.
+
+    Args:
+        common: what the rows share.
+        parts: for each domain, which samples were right, shape (n,), and their groups, shape (n,).
+        seed: of the bootstrap.
+    """
+
+    def row(domain: str, interval: Interval, n: int) -> Row:
+        return {**common, "domain": domain, **asdict(interval), "n": n}
+
+    each, mean, worst = bootstrap(list(parts.values()), seed)
+    sizes = [len(right) for right, _ in parts.values()]
+    return [
+        *(row(name, i, n) for name, i, n in zip(parts, each, sizes, strict=True)),
+        row("mean", mean, sum(sizes)),
+        row("worst", worst, sizes[each.index(worst)]),
+    ]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ddm.data.base import ImageDataset, Labels
 from ddm.leakage import domain_leakage
-from ddm.probe import Floats, Ints, LinearProbe, Row, bootstrap, knn_predict, row
+from ddm.probe import Floats, Ints, LinearProbe, Row, knn_predict, summarize
 
 #: What says which figure an answer counts for.
 ANSWER_KEYS = ("measure", "label", "portion", "trained_on", "side")
@@ -195,12 +195,7 @@ class SeenUnseen:
                     parts[domain] = np.concatenate(right), np.concatenate(asked)
             yield Answers({**common, "side": side}, parts)
 
-    def _rows(self, answers: Answers) -> Iterator[Row]:
-        common, parts = answers.common, answers.parts
+    def _rows(self, answers: Answers) -> list[Row]:
         groups = self.dataset.groups
-        each, mean, worst = bootstrap([(r, groups[i]) for r, i in parts.values()], self.seed)
-        total = sum(len(right) for right, _ in parts.values())
-        for (domain, (right, _)), interval in zip(parts.items(), each, strict=True):
-            yield row(common, domain, interval, len(right))
-        yield row(common, "mean", mean, total)
-        yield row(common, "worst", worst, total)
+        parts = {d: (right, groups[i]) for d, (right, i) in answers.parts.items()}
+        return summarize(answers.common, parts, self.seed)
