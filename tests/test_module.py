@@ -115,7 +115,7 @@ def test_views_are_samples_to_terms_that_do_not_swap(invariance: str | None) -> 
 
 def test_prototypes_are_swapped_between_views() -> None:
     h = random_features(2, 10, 16)
-    m = module(variant=None, independence=None)
+    m = module(variant=None, invariance="prototypes", invariance_weight=1.0, independence=None)
     assert isinstance(m.invariance, PrototypeInvariance)
     batch = DomainBatch.from_index(DOMAINS, 3, num_views=2)
     expected = m.invariance(h[:, :, 2:].flatten(0, 1), batch)

@@ -34,11 +34,11 @@ class ModuleConfig:
     variant_dim: int | None = None
     variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
     invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"] = (
-        "prototypes"
+        "coral"
     )
     independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
     variant_weight: float = 1.0
-    invariance_weight: float = 1.0
+    invariance_weight: float = 0.3
     independence_weight: float = 1.0
     ssl_sees: Literal["all", "invariant"] = "all"
 
