@@ -307,3 +307,22 @@ def test_one_domain_in_the_training_split_is_refused(tmp_path, dataset):
     splits = np.where(dataset.domains.index == 0, "train", "test")
     with pytest.raises(DdmError, match="1 domain to train on"):
         pretrain(config(tmp_path), replace(dataset, splits=splits))
+
+
+def test_collapse_is_told_while_it_happens(tmp_path, dataset, monkeypatch, capsys):
+    class Constant(torch.nn.Linear):
+        """An encoder that gives every image the same features."""
+
+        def forward(self, x):
+            return super().forward(torch.ones(len(x), 1)) + 0 * x.mean()
+
+    monkeypatch.setattr("ddm.pretrain.build_encoder", lambda spec: (Constant(1, 16), 16))
+    monkeypatch.setattr("ddm.pretrain.save_encoder", lambda *arguments: None)
+    pretrain(config(tmp_path, epochs=4), dataset)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "ddm: warning" in line]
+    assert len(warned) == 3 and "epoch 1" in warned[0] and "is collapsing" in warned[0]
+
+
+def test_a_healthy_run_is_not_called_collapsed(tmp_path, dataset, capsys):
+    pretrain(config(tmp_path, epochs=4), dataset)
+    assert "collapsing" not in capsys.readouterr().err

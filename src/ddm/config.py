@@ -33,9 +33,7 @@ class ModuleConfig:
     enabled: bool = True
     variant_dim: int | None = None
     variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
-    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"] = (
-        "coral"
-    )
+    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"] = "coral"
     independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
     variant_weight: float = 1.0
     invariance_weight: float = 0.3
