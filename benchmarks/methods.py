@@ -33,7 +33,7 @@ from ddm.data.loading import EpochBatches, IndexedImages
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.evaluate import environment
 from ddm.methods import METHODS
-from ddm.optimizers import cosine_with_warmup, make_optimizer
+from ddm.optimizers import cosine_with_warmup, make_optimizer, schedule_weight_decay
 from ddm.probe import knn_predict
 from ddm.views import plain_view, random_views
 
@@ -202,9 +202,9 @@ def knn(encoder: nn.Module, data: ImageDataset, split: str) -> dict[str, float]:
                 np.concatenate(
                     [
                         encoder(plain_view(images, SIZE)).numpy()
-                        for images in IndexedImages(data, index).__getitems__(
-                            np.arange(len(index))
-                        )[0].split(512)
+                        for images in IndexedImages(data, index)
+                        .__getitems__(np.arange(len(index)))[0]
+                        .split(512)
                     ]
                 )
                 for index in (bank, query)
@@ -234,6 +234,7 @@ def run_once(side: str, name: str, seed: int, epochs: int, data: ImageDataset) -
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, model.learning_rate, 0.9, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    view_settings = kind(nn.Identity(), dim).views(SIZE)
     curve, step, began = [], 0, time.perf_counter()
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
@@ -241,7 +242,7 @@ def run_once(side: str, name: str, seed: int, epochs: int, data: ImageDataset) -
             torch.manual_seed(1000 * seed + step)
             generator = torch.Generator().manual_seed(1000 * seed + step)
             batch = images.__getitems__(positions)[0]
-            views = random_views(batch, kind.views(SIZE), generator)
+            views = random_views(batch, view_settings, generator)
             optimizer.zero_grad()
             if side == "ddm":
                 model.progress = step / steps
@@ -253,6 +254,7 @@ def run_once(side: str, name: str, seed: int, epochs: int, data: ImageDataset) -
             loss.backward()
             if side == "ddm":
                 model.before_step()
+                schedule_weight_decay(optimizer, kind.optimizer, step / steps)
             optimizer.step()
             if side == "ddm":
                 model.after_step()

@@ -6,6 +6,7 @@ everything that is computed.
 
 from __future__ import annotations
 
+import copy
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ddm.distributed import gather_rows, world_size
-from ddm.methods import SimCLR
+from ddm.distributed import gather_rows, synchronize_batch_norm, world_size
+from ddm.methods import METHODS, Method, SimCLR
 from ddm.module import DomainDisentanglement
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -91,6 +92,90 @@ def train(model: nn.Module, views: int, rank: int | None) -> dict[str, Any]:
     return {"losses": losses, "first": first, "state": state}
 
 
+#: Small, and odd where that could matter: a queue that no batch divides.
+SETTINGS: dict[str, dict[str, int]] = {
+    "simclr": {"hidden_dim": 8, "output_dim": 4},
+    "moco": {"hidden_dim": 8, "output_dim": 4, "queue_size": 29},
+    "byol": {"hidden_dim": 8, "output_dim": 4},
+    "dino": {"hidden_dim": 8, "bottleneck_dim": 4, "output_dim": 7, "local_views": 2},
+    "simsiam": {"hidden_dim": 8, "bottleneck_dim": 4},
+    "barlow_twins": {"hidden_dim": 8, "output_dim": 6},
+}
+OBJECTIVES = ("adversarial", "confusion", "coral", "mmd", "prototypes", "none")
+MORE_STEPS = 10
+
+
+class Pretrained(nn.Module):
+    """A method on an encoder with batch norm, and the module."""
+
+    def __init__(self, name: str, objectives: str, ranks: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        encoder = nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 12),
+            nn.Tanh(),
+        )
+        kind = METHODS[name]
+        self.method: Method = kind(encoder, 12, settings=kind.settings_type(**SETTINGS[name]))
+        self.ddm = None
+        if objectives != "none":
+            names = COMBINATIONS[objectives][1]
+            chosen: Any = dict(zip(("variant", "invariance", "independence"), names, strict=True))
+            self.ddm = DomainDisentanglement(12, NUM_DOMAINS, 4, **chosen)
+        if ranks > 1:
+            synchronize_batch_norm(self.method)
+        self.double()
+
+    def forward(self, views: list[Tensor], domains: Tensor) -> Tensor:
+        output = self.method(views)
+        if self.ddm is None:
+            return output.loss
+        return output.loss + self.ddm(output.features, domains).loss
+
+
+def pretrain(name: str, objectives: str, rank: int | None) -> dict[str, Any]:
+    """Ten steps on the images of a rank, or of all."""
+    inner = Pretrained(name, objectives, 1 if rank is None else RANKS)
+    model = inner if rank is None else DistributedDataParallel(inner)
+    mine = slice(None) if rank is None else slice(rank * SAMPLES, (rank + 1) * SAMPLES)
+    optimizer = torch.optim.SGD([p for p in inner.parameters() if p.requires_grad], 0.05, 0.9)
+    losses, gradients = [], []
+    for step in range(MORE_STEPS):
+        optimizer.zero_grad()
+        inner.method.progress = step / MORE_STEPS
+        generator = torch.Generator().manual_seed(step)
+        shape = (RANKS * SAMPLES, 3, 6, 6)
+        views = [
+            torch.randn(shape, generator=generator, dtype=torch.float64)[mine]
+            for _ in inner.method.views(16)
+        ]
+        loss = model(views, DOMAINS[step % STEPS].flatten()[mine])
+        loss.backward()
+        losses.append(loss.item())
+        if step in (0, MORE_STEPS - 1):
+            named = inner.named_parameters()
+            gradients.append({k: p.grad.clone() for k, p in named if p.grad is not None})
+        inner.method.before_step()
+        optimizer.step()
+        inner.method.after_step()
+    state = {k: v.clone() for k, v in inner.state_dict().items()}
+    return {"losses": losses, "gradients": gradients, "state": state}
+
+
+def unequal(rank: int) -> str:
+    """What a last batch that does not divide is told."""
+    try:
+        gather_rows(torch.zeros(3 + rank, 2))
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def simclr() -> SimCLR:
     """Without batch norm, whose statistics are each rank's own."""
     torch.manual_seed(0)
@@ -144,6 +229,10 @@ def work(rank: int, folder: Path) -> None:
     loss = model(images(0, 2)[:, rank * SAMPLES : (rank + 1) * SAMPLES])
     loss.backward()
     found["simclr"] = {"loss": loss.item(), "gradient": method.encoder.weight.grad}
+    for name in METHODS:
+        for objectives in OBJECTIVES:
+            found[f"{name} {objectives}"] = pretrain(name, objectives, rank)
+    found["unequal"] = unequal(rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -168,10 +257,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
-def assert_equal(found: Tensor, expected: Tensor, message: str) -> None:
+def assert_equal(
+    found: Tensor, expected: Tensor, message: str, relative: float = 1e-9, least: float = 1e-12
+) -> None:
     # Relative to the tensor, not to each number: some are differences that vanish.
-    scale = max(expected.abs().max().item(), 1e-12) if expected.is_floating_point() else 1.0
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * scale, msg=message)
+    scale = max(expected.abs().max().item(), least) if expected.is_floating_point() else 1.0
+    torch.testing.assert_close(found, expected, rtol=0, atol=relative * scale, msg=message)
 
 
 def test_gather_rows(ranks: list[dict[str, Any]]) -> None:
@@ -207,6 +298,61 @@ def test_two_ranks_are_one_process(ranks: list[dict[str, Any]], name: str) -> No
             assert_equal(found["state"][k], value, f"{k} after {STEPS} steps")
     moved = (alone["state"]["encoder.0.weight"] - Model(name).encoder[0].weight).abs().max()
     assert moved > 1e-3
+
+
+@pytest.mark.parametrize("objectives", OBJECTIVES)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_ranks_of_a_method_are_one_process(
+    ranks: list[dict[str, Any]], name: str, objectives: str
+) -> None:
+    alone = pretrain(name, objectives, rank=None)
+    found = [r[f"{name} {objectives}"] for r in ranks]
+    mean = torch.tensor([f["losses"] for f in found]).mean(0).tolist()
+    assert mean == pytest.approx(alone["losses"], rel=1e-5)
+    for f in found:
+        for step in (0, 1):
+            assert f["gradients"][step].keys() == alone["gradients"][step].keys()
+            # A bias before batch norm has no gradient but what rounding makes.
+            least = 1e-9 * max(g.abs().max().item() for g in alone["gradients"][step].values())
+            for k, gradient in alone["gradients"][step].items():
+                message = f"gradient of {k}, step {(1, MORE_STEPS)[step]}"
+                assert_equal(f["gradients"][step][k], gradient, message, 1e-5, least)
+        for k, value in alone["state"].items():
+            # The mean of what is centred already is as little.
+            assert_equal(f["state"][k], value, f"{k} after {MORE_STEPS} steps", 1e-5, 1e-6)
+    trained = {k.split(".")[1] for k in alone["gradients"][1] if k.startswith("method.")}
+    assert "encoder" in trained and "head" in trained
+
+
+def test_batch_norm_of_each_rank_alone_is_not_one_process(ranks: list[dict[str, Any]]) -> None:
+    # What the layer is for: the two halves of the batch have other means than the whole.
+    images = torch.randn(2 * SAMPLES, 3, generator=torch.Generator().manual_seed(0))
+    norm = nn.BatchNorm1d(3)
+    halves = torch.cat([norm(half) for half in images.chunk(2)])
+    assert (halves - norm(images)).abs().max() > 0.1
+
+
+def test_ranks_of_unequal_size_are_told_so(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert "[(3, 2), (4, 2)]" in found["unequal"] and "drop_last" in found["unequal"]
+
+
+def test_on_one_process_global_batch_norm_is_batch_norm() -> None:
+    from timm.layers import BatchNormAct2d
+
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.Flatten(), nn.BatchNorm1d(36))
+    twin = synchronize_batch_norm(copy.deepcopy(plain))
+    x = torch.randn(5, 3, 3, 3)
+    for training in (True, False):
+        expected, found = plain.train(training)(x), twin.train(training)(x)
+        assert torch.equal(found, expected)
+    assert list(twin.state_dict()) == list(plain.state_dict())
+    # The activation that timm keeps inside the norm is still there; PyTorch's own converter and
+    # Lightning's lose it.
+    assert (twin[1](torch.randn(5, 4, 3, 3)) >= 0).all()
+    for_gpu = synchronize_batch_norm(copy.deepcopy(plain), "cuda").eval()
+    torch.testing.assert_close(for_gpu(x), plain.eval()(x))
+    assert isinstance(for_gpu[3], nn.SyncBatchNorm)
 
 
 def test_simclr_repels_the_images_of_all_ranks(ranks: list[dict[str, Any]]) -> None:

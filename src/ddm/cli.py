@@ -153,10 +153,14 @@ def _report(options: Namespace) -> None:
 
 
 def _methods(options: Namespace) -> None:
+    from dataclasses import fields
+
     from ddm.methods import METHODS
 
     for name, method in METHODS.items():
         print(f"{name:14}{(method.__doc__ or '').splitlines()[0]}")
+        settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings_type))
+        print(f"{'':14}--method_args: {settings}")
 
 
 def _encoders(options: Namespace) -> None:

@@ -54,6 +54,8 @@ class PretrainConfig:
         size: side of the views, in pixels.
         channels: channels of the images.
         method: self-supervised method.
+        method_args: settings of the method, such as temperature or queue_size; `ddm methods` lists
+            them with their defaults.
         encoder: "small" or the name of a timm model.
         ddm: the module.
         epochs: passes over the training images.
@@ -81,6 +83,7 @@ class PretrainConfig:
     size: int = 64
     channels: int = 3
     method: str = "simclr"
+    method_args: dict[str, int | float] = field(default_factory=dict)
     encoder: str = "small"
     ddm: ModuleConfig = field(default_factory=ModuleConfig)
     epochs: int = 100

@@ -78,11 +78,15 @@ def build_encoder(spec: EncoderSpec) -> tuple[nn.Module, int]:
     if isinstance(model, ResNet) and spec.image_size <= SMALL_IMAGE:
         use_small_stem(model, stride=2 if spec.name == "small" else 1)
     model = model.to(memory_format=torch.channels_last)
-    return model, _measure(model, spec)
+    return model, measure_features(model, spec)
 
 
-def _measure(model: nn.Module, spec: EncoderSpec) -> int:
-    """Width of the pooled features, found by trying: timm's ``num_features`` is not always it."""
+def measure_features(model: nn.Module, spec: EncoderSpec) -> int:
+    """Width of the pooled features, found by trying: timm's ``num_features`` is not always it.
+
+    Raises:
+        DdmError: the encoder does not take images of that size, or does not pool.
+    """
     images = torch.zeros(1, spec.channels, spec.image_size, spec.image_size)
     training = model.training
     try:

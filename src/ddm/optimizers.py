@@ -24,6 +24,7 @@ class OptimizerSettings:
         name: ``"lars"``, ``"sgd"`` or ``"adamw"``.
         learning_rate: at a batch of 256.
         weight_decay: not applied to normalisation layers and biases.
+        final_weight_decay: where the decay arrives, along a cosine; None keeps it.
         scaling: how the rate grows with the batch, ``"linear"`` or with its ``"sqrt"``.
     """
 
@@ -31,6 +32,7 @@ class OptimizerSettings:
     learning_rate: float
     weight_decay: float
     scaling: Literal["linear", "sqrt"] = "linear"
+    final_weight_decay: float | None = None
 
 
 def make_optimizer(
@@ -54,6 +56,22 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
     kind = LARS if settings.name == "lars" else torch.optim.SGD
     return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def schedule_weight_decay(
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, progress: float
+) -> None:
+    """Set the decay for the next step; nothing for a constant one.
+
+    Args:
+        optimizer: of :func:`make_optimizer`.
+        settings: the same as there.
+        progress: share of training that is done, from 0 to 1.
+    """
+    end = settings.final_weight_decay
+    if end is not None:
+        decay = end - (end - settings.weight_decay) * (1 + math.cos(math.pi * progress)) / 2
+        optimizer.param_groups[0]["weight_decay"] = decay
 
 
 def cosine_with_warmup(steps: int, warmup: int) -> Callable[[int], float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,19 @@ from ddm.data import load_images
 from ddm.data.base import ImageDataset
 from ddm.data.images import UnreadableImage
 from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
+from ddm.distributed import gather_rows, synchronize_batch_norm
 from ddm.domains import UNKNOWN
-from ddm.encoders import EncoderSpec, build_encoder
+from ddm.encoders import EncoderSpec, build_encoder, measure_features
 from ddm.errors import DdmError
 from ddm.export import save_encoder
 from ddm.methods import find_method
 from ddm.module import DomainDisentanglement, check_variant_dim
-from ddm.optimizers import OptimizerSettings, cosine_with_warmup, make_optimizer
+from ddm.optimizers import (
+    OptimizerSettings,
+    cosine_with_warmup,
+    make_optimizer,
+    schedule_weight_decay,
+)
 from ddm.run_folder import RunFolder
 from ddm.views import random_views
 
@@ -77,8 +84,18 @@ class Pretraining(pl.LightningModule):
             check_variant_dim(variant_dim, feature_dim)
             method = find_method(config.method)
             sees_all = module.ssl_sees == "all" or not module.enabled
-            self.method = method(encoder, feature_dim, 0 if sees_all else variant_dim)
-        self.view_settings = method.views(config.size)
+            self.method = method(
+                encoder,
+                feature_dim,
+                0 if sees_all else variant_dim,
+                method_settings(config),
+            )
+        self.method.check_batch(config.batch_size * config.devices)
+        if config.devices > 1:
+            synchronize_batch_norm(self.method, "cuda" if _on_gpu(config) else "cpu")
+        self.view_settings = self.method.views(config.size)
+        for size in {view.size for view in self.view_settings}:
+            measure_features(encoder, replace(spec, image_size=size))
         self.variant_dim = variant_dim
         self.module: DomainDisentanglement | None = None
         if module.enabled:
@@ -151,9 +168,13 @@ class Pretraining(pl.LightningModule):
         return loss
 
     def _refuse_nan(self, terms: dict[str, Tensor], index: Tensor) -> None:
-        if torch.isfinite(torch.stack(list(terms.values()))).all():
+        finite = torch.stack(list(terms.values())).isfinite()
+        # Of all ranks: one that stops alone would leave the others waiting for it.
+        if gather_rows(finite.all()[None].float()).all():
             return
-        culprits = [name for name, value in terms.items() if not torch.isfinite(value)]
+        culprits = [name for name, good in zip(terms, finite, strict=True) if not good]
+        if not culprits:
+            raise DdmError(f"the loss is not finite at step {self.global_step} on another rank")
         raise DdmError(
             f"the loss is not finite at step {self.global_step}: {', '.join(culprits)}; "
             f"images of the batch: {index[:8].tolist()}...; lower --learning_rate, or raise "
@@ -162,6 +183,9 @@ class Pretraining(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.method.before_step()
+        schedule_weight_decay(
+            optimizer, optimizer_settings(self.config), self.global_step / self.total_steps
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -205,6 +229,25 @@ class Pretraining(pl.LightningModule):
         checkpoint["ddm_config"] = asdict(self.config)
 
 
+def method_settings(config: PretrainConfig) -> Any:
+    """The method's settings, with what ``method_args`` changes.
+
+    Raises:
+        DdmError: the method has no such setting, or it is of another type; the nearest is offered.
+    """
+    kind = find_method(config.method).settings_type
+    known = {f.name: f for f in fields(kind)}
+    for name, value in config.method_args.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}"
+            raise DdmError(f"--method_args: {config.method} has no setting {name!r}; {hint}")
+        wanted = type(known[name].default)
+        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+            raise DdmError(f"--method_args.{name}={value!r} must be of type {wanted.__name__}")
+    return kind(**config.method_args)
+
+
 def _or_none(objective: str) -> str | None:
     return None if objective == "none" else objective
 
@@ -238,6 +281,8 @@ def optimizer_settings(config: PretrainConfig) -> OptimizerSettings:
         own.learning_rate if config.learning_rate is None else config.learning_rate,
         own.weight_decay if config.weight_decay is None else config.weight_decay,
         own.scaling,
+        # A decay that was asked for stays what it is.
+        own.final_weight_decay if config.weight_decay is None else None,
     )
 
 
@@ -409,8 +454,6 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         callbacks=_callbacks(run, config),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
-        # On the CPU PyTorch has no synchronised batch norm.
-        sync_batchnorm=config.devices > 1 and _on_gpu(config),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )

@@ -126,9 +126,9 @@ def test_momentum_copy_needs_the_same_modules() -> None:
 
 
 def test_views_are_those_of_table_6() -> None:
-    first, second = BYOL.views(224)
+    first, second = make().views(224)
     assert (first.blur, first.solarize) == (1.0, 0.0)
     assert (second.blur, second.solarize) == (0.1, 0.2)
     # Small images stay sharp.
-    assert [v.blur for v in BYOL.views(32)] == [0.0, 0.0]
-    assert [v.solarize for v in BYOL.views(32)] == [0.0, 0.2]
+    assert [v.blur for v in make().views(32)] == [0.0, 0.0]
+    assert [v.solarize for v in make().views(32)] == [0.0, 0.2]

@@ -84,8 +84,9 @@ def test_the_last_layer_is_frozen_at_first():
 
 @pytest.mark.parametrize(("size", "local"), [(224, 96), (32, 16), (64, 32), (16, 16)])
 def test_views_are_two_large_and_some_small_crops(size, local):
-    views = DINO.views(size)
+    views = make().views(size)
     assert [v.size for v in views] == [size, size] + [local] * 4
+    assert len(make(local_views=0).views(size)) == 2
     assert views[0].crop_scale == (0.4, 1.0) and views[2].crop_scale == (0.05, 0.4)
 
 

@@ -80,7 +80,7 @@ def test_head_start_out_of_range(head_start: int) -> None:
 
 def test_strong_views_for_large_images_and_mild_sharp_ones_for_small() -> None:
     # Appendix A and B.9 of the paper.
-    large, small = SimCLR.views(224), SimCLR.views(32)
+    large, small = make().views(224), make().views(32)
     for views in (large, small):
         assert len(views) == 2 and views[0] == views[1]
     assert (large[0].brightness, large[0].hue, large[0].blur) == (0.8, 0.2, 0.5)

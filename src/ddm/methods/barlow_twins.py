@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +44,7 @@ class BarlowTwins(Method):
         settings: weight and widths.
     """
 
+    settings_type = BarlowTwinsSettings
     # Section 2.2: LARS with a rate of 0.2 at 256 and weight decay 1.5e-6.
     optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
 
@@ -55,17 +55,16 @@ class BarlowTwins(Method):
         head_start: int = 0,
         settings: BarlowTwinsSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        self.settings = s = settings or BarlowTwinsSettings()
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: BarlowTwinsSettings = self.settings
         self.head = BarlowTwinsProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         # Appendix: BYOL's views, solarised in the second.
         return [simclr_view(size), simclr_view(size, solarize=0.2)]
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        features = self.encoder(torch.cat(list(views)))
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(views))
         z1, z2 = self.head(features[:, self.head_start :]).chunk(2)
         loss = self.loss(gather_rows(z1), gather_rows(z2))
         return MethodOutput(loss, torch.stack(features.chunk(2)))
@@ -80,7 +79,8 @@ class BarlowTwins(Method):
             diagonal = correlation.diagonal()
             invariance = (1 - diagonal).square().sum()
             redundancy = correlation.square().sum() - diagonal.square().sum()
-            return invariance + self.settings.redundancy * redundancy
+            weight: float = self.settings.redundancy
+            return invariance + weight * redundancy
 
 
 def _standardize(z: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ddm.distributed import world_size
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -39,12 +40,21 @@ class Method(nn.Module):
         feature_dim: their width D.
         head_start: the method's head sees ``h[:, head_start:]``: 0 for the whole representation,
             ``variant_dim`` for the invariant portion alone.
+        settings: a ``settings_type``; the defaults without it.
     """
 
     #: What the paper trains with.
     optimizer: ClassVar[OptimizerSettings]
+    #: The dataclass of the method's own settings.
+    settings_type: ClassVar[type[Any]]
 
-    def __init__(self, encoder: nn.Module, feature_dim: int, head_start: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        head_start: int = 0,
+        settings: Any | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= head_start < feature_dim:
             raise ValueError(f"head_start={head_start} must lie in [0, feature_dim={feature_dim})")
@@ -52,18 +62,47 @@ class Method(nn.Module):
         self.feature_dim = feature_dim
         self.head_start = head_start
         self.head_dim = feature_dim - head_start
+        self.settings = self.settings_type() if settings is None else settings
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         """The views of one step, for images of ``size`` pixels."""
         raise NotImplementedError
+
+    def check_batch(self, global_batch: int) -> None:
+        """Refuse a batch that the method cannot learn from.
+
+        Args:
+            global_batch: images in a batch, of all ranks together.
+
+        Raises:
+            ValueError: too small, or too large, for this method.
+        """
+        if global_batch < 2:
+            raise ValueError(
+                f"a batch of {global_batch} image: batch norm and negatives need two at least; "
+                "raise the batch size"
+            )
 
     def forward(self, views: Sequence[Tensor]) -> MethodOutput:
         """One step.
 
         Args:
             views: what :meth:`views` asks for, in that order, each of shape (N, C, size, size).
+
+        Raises:
+            ValueError: too few views, or a batch that the method cannot learn from.
         """
+        views = list(views)
+        if len(views) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs two views of each image, not {len(views)}"
+            )
+        if self.training:
+            self.check_batch(len(views[0]) * world_size())
+        return self.step(views)
+
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        """What each method does with its views."""
         raise NotImplementedError
 
     #: Share of training that is done, from 0 to 1; whoever trains sets it before each step.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +43,7 @@ class BYOL(Method):
         settings: momentum and widths.
     """
 
+    settings_type = BYOLSettings
     optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
 
     def __init__(
@@ -53,24 +53,23 @@ class BYOL(Method):
         head_start: int = 0,
         settings: BYOLSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        self.settings = s = settings or BYOLSettings()
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: BYOLSettings = self.settings
         self.head = BYOLProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
         self.prediction_head = BYOLPredictionHead(s.output_dim, s.hidden_dim, s.output_dim)
         self.target_encoder = MomentumCopy(self.encoder)
         self.target_head = MomentumCopy(self.head)
         self.criterion = NegativeCosineSimilarity()
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         first, second = simclr_view(size), simclr_view(size, solarize=0.2)
         if size <= 64:
             return [first, second]
         # Table 6 of the paper: nearly always blurred, and nearly never.
         return [replace(first, blur=1.0), replace(second, blur=0.1)]
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        both = torch.cat(list(views))
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        both = torch.cat(views)
         features = self.encoder(both)
         predictions = self.prediction_head(self.head(features[:, self.head_start :]))
         targets = self.target_head(self.target_encoder(both)[:, self.head_start :])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,8 +56,11 @@ class DINO(Method):
         settings: momentum, temperatures, widths and crops.
     """
 
-    # Section 3.2: AdamW with a rate of 5e-4 at 256; the decay rises from 0.04 to 0.4 in the paper.
-    optimizer = OptimizerSettings("adamw", learning_rate=5e-4, weight_decay=0.04)
+    settings_type = DINOSettings
+    # Section 3.2: AdamW with a rate of 5e-4 at 256, the decay rises from 0.04 to 0.4.
+    optimizer = OptimizerSettings(
+        "adamw", learning_rate=5e-4, weight_decay=0.04, final_weight_decay=0.4
+    )
 
     def __init__(
         self,
@@ -67,8 +69,8 @@ class DINO(Method):
         head_start: int = 0,
         settings: DINOSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        self.settings = s = settings or DINOSettings()
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: DINOSettings = self.settings
 
         def head() -> nn.Module:
             return DINOProjectionHead(  # type: ignore[no-any-return]
@@ -81,8 +83,7 @@ class DINO(Method):
         self.teacher_head = MomentumCopy(self.head, head())
         self.criterion = DINOLoss(s.output_dim, student_temp=s.student_temperature)
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         large = simclr_view(size, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
         large = replace(large, crop_scale=(0.4, 1.0))
         # 96 for 224, in whole patches of 16 as far as there are any.
@@ -91,14 +92,14 @@ class DINO(Method):
         first, second = large, replace(large, solarize=0.2)
         if size > 64:
             first, second = replace(first, blur=1.0), replace(second, blur=0.1)
-        return [first, second] + [small] * DINOSettings().local_views
+        return [first, second] + [small] * self.settings.local_views
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        large = torch.cat(list(views[:2]))
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        large = torch.cat(views[:2])
         features = self.encoder(large)
         parts = list(features.chunk(2))
         if len(views) > 2:
-            parts += self.encoder(torch.cat(list(views[2:]))).chunk(len(views) - 2)
+            parts += self.encoder(torch.cat(views[2:])).chunk(len(views) - 2)
         student = [self.head(part[:, self.head_start :]) for part in parts]
         teacher = self.teacher_head(self.teacher_encoder(large)[:, self.head_start :])
         loss = self.criterion(
@@ -107,7 +108,7 @@ class DINO(Method):
         return MethodOutput(loss, torch.stack(parts[:2]))
 
     def _teacher_temperature(self) -> float:
-        s = self.settings
+        s: DINOSettings = self.settings
         risen = min(1.0, self.progress / s.warmup) if s.warmup else 1.0
         return 0.04 + (s.teacher_temperature - 0.04) * risen
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,16 +56,8 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Let new keys, shape (N, dim), take the place of the oldest.
-
-        Raises:
-            ValueError: more keys than the queue holds.
-        """
+        """Let new keys, shape (N, dim) and N <= size, take the place of the oldest."""
         size, count = len(self.keys), len(keys)
-        if count > size:
-            raise ValueError(
-                f"queue_size={size} is smaller than the global batch of {count}; raise it"
-            )
         place = (self.position + torch.arange(count, device=keys.device)) % size
         self.keys[place] = keys.to(self.keys.dtype)
         self.position.add_(count).remainder_(size)
@@ -88,6 +79,7 @@ class MoCo(Method):
         settings: temperature, momentum, queue and widths.
     """
 
+    settings_type = MoCoSettings
     optimizer = OptimizerSettings("sgd", learning_rate=0.03, weight_decay=1e-4)
 
     def __init__(
@@ -97,19 +89,26 @@ class MoCo(Method):
         head_start: int = 0,
         settings: MoCoSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        self.settings = s = settings or MoCoSettings()
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: MoCoSettings = self.settings
         self.head = MoCoProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
         self.key_encoder = MomentumCopy(self.encoder)
         self.key_head = MomentumCopy(self.head)
         self.queue = KeyQueue(s.queue_size, s.output_dim)
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         return [moco_view(size)] * 2
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        query_view, key_view = views
+    def check_batch(self, global_batch: int) -> None:
+        super().check_batch(global_batch)
+        if global_batch > len(self.queue.keys):
+            raise ValueError(
+                f"queue_size={len(self.queue.keys)} is smaller than the global batch of "
+                f"{global_batch}; raise queue_size, or choose a smaller batch"
+            )
+
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        query_view, key_view = views[:2]
         features = self.encoder(query_view)
         queries = F.normalize(self.head(features[:, self.head_start :]), dim=1)
         keys = F.normalize(self.key_head(self.key_encoder(key_view)[:, self.head_start :]), dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +42,7 @@ class SimCLR(Method):
         settings: temperature and widths.
     """
 
+    settings_type = SimCLRSettings
     # Appendix B.1: 0.075 sqrt(batch), better for small batches than 0.3 batch / 256.
     optimizer = OptimizerSettings("lars", learning_rate=1.2, weight_decay=1e-6, scaling="sqrt")
 
@@ -53,20 +53,19 @@ class SimCLR(Method):
         head_start: int = 0,
         settings: SimCLRSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        settings = settings or SimCLRSettings()
-        self.head = SimCLRProjectionHead(self.head_dim, settings.hidden_dim, settings.output_dim)
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: SimCLRSettings = self.settings
+        self.head = SimCLRProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
         # Whether there are other ranks it asks at each step: Lightning starts them after this.
         self.criterion = NTXentLoss(
-            settings.temperature, gather_distributed=torch.distributed.is_available()
+            s.temperature, gather_distributed=torch.distributed.is_available()
         )
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         return [simclr_view(size)] * 2
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        features = self.encoder(torch.cat(list(views)))
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(views))
         projections = self.head(features[:, self.head_start :])
         loss = self.criterion(*projections.chunk(2))
         return MethodOutput(loss, torch.stack(features.chunk(2)))

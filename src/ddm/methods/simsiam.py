@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +41,7 @@ class SimSiam(Method):
         settings: widths.
     """
 
+    settings_type = SimSiamSettings
     # Section 3: SGD with a base rate of 0.05, scaled linearly, weight decay 1e-4.
     optimizer = OptimizerSettings("sgd", learning_rate=0.05, weight_decay=1e-4)
 
@@ -52,18 +52,17 @@ class SimSiam(Method):
         head_start: int = 0,
         settings: SimSiamSettings | None = None,
     ) -> None:
-        super().__init__(encoder, feature_dim, head_start)
-        s = settings or SimSiamSettings()
+        super().__init__(encoder, feature_dim, head_start, settings)
+        s: SimSiamSettings = self.settings
         self.head = SimSiamProjectionHead(self.head_dim, s.hidden_dim, s.hidden_dim)
         self.prediction_head = SimSiamPredictionHead(s.hidden_dim, s.bottleneck_dim, s.hidden_dim)
         self.criterion = NegativeCosineSimilarity()
 
-    @classmethod
-    def views(cls, size: int) -> list[ViewSettings]:
+    def views(self, size: int) -> list[ViewSettings]:
         return [moco_view(size)] * 2
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
-        features = self.encoder(torch.cat(list(views)))
+    def step(self, views: list[Tensor]) -> MethodOutput:
+        features = self.encoder(torch.cat(views))
         projections = self.head(features[:, self.head_start :])
         p1, p2 = self.prediction_head(projections).chunk(2)
         z1, z2 = projections.detach().chunk(2)
