@@ -8,6 +8,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -466,9 +468,10 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         # It is: the sampler starts where the checkpoint says.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         try:
-            trainer.fit(
-                training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file)
-            )
+            with _stopping_together(run):
+                trainer.fit(
+                    training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file)
+                )
         except SystemExit:
             # What Lightning makes of Ctrl-C.
             if trainer.interrupted:
@@ -495,6 +498,44 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
             training.variant_dim,
         )
     return run
+
+
+@contextmanager
+def _stopping_together(run: RunFolder) -> Iterator[None]:
+    """Where one of several processes stops, the others stop with its error.
+
+    What the others notice by themselves is that a connection broke; why, the process that stopped
+    leaves in a file of the run folder.
+    """
+    if is_first_process():
+        run.stopped_file.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        if not _lost_another(error):
+            with suppress(OSError):
+                reason = " ".join(str(error).split()) or type(error).__name__
+                run.stopped_file.write_text(reason, encoding="utf-8")
+            raise
+        end = time.monotonic() + 3
+        while not run.stopped_file.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        if run.stopped_file.exists():
+            reason = run.stopped_file.read_text(encoding="utf-8")
+            raise DdmError(f"another process of this run stopped: {reason}") from None
+        raise DdmError(
+            "another process of this run died, most often for want of memory; "
+            f"`ddm resume {run.path}` goes on from the last checkpoint"
+        ) from None
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether this is a collective's complaint about the other side."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    words = ("gloo", "nccl", "connection", "store")
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in words)
 
 
 def _precision(config: PretrainConfig) -> Any:

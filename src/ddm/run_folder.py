@@ -38,6 +38,11 @@ class RunFolder:
         return self.path / "domains.parquet"
 
     @property
+    def stopped_file(self) -> Path:
+        """Why one of several processes stopped, for the others to say."""
+        return self.path / "stopped.txt"
+
+    @property
     def skipped_file(self) -> Path:
         return self.path / "skipped.csv"
 

@@ -1,0 +1,81 @@
+"""Runs on two processes: resumed as if never interrupted, and stopped together."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddm.checkpoints import load_checkpoint
+from ddm.methods import METHODS
+from ddm.run_folder import RunFolder
+
+PATIENCE = 240
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes left that ran `two_ranks.py`, started as Lightning and torchrun do."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = Path(__file__).parent
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, here / "two_ranks.py", folder],
+            env={**os.environ, **common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, output[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return folder
+
+
+def flat(value, name=""):
+    """Every tensor and number of a checkpoint, by its path."""
+    if isinstance(value, dict):
+        return {k: v for key in value for k, v in flat(value[key], f"{name}.{key}").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, x in enumerate(value) for k, v in flat(x, f"{name}.{i}").items()}
+    return {name: value}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_on_two_ranks_equals_no_interruption(folder, method):
+    whole, broken = RunFolder(folder / "whole" / method), RunFolder(folder / "broken" / method)
+    states = []
+    for run in (whole, broken):
+        checkpoint = load_checkpoint(run.checkpoint_file)
+        kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
+        states.append(flat({k: checkpoint[k] for k in kept}))
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 50
+    for name, value in states[0].items():
+        other = states[1][name]
+        same = torch.equal(value, other) if torch.is_tensor(value) else value == other
+        assert same, name
+    rows = []
+    for run in (whole, broken):
+        with open(run.metrics_file, newline="") as file:
+            rows.append([{**row, "images/s": ""} for row in csv.DictReader(file)])
+    assert rows[0] == rows[1] and rows[0]
+
+
+def test_where_one_rank_stops_the_other_stops_with_its_error(folder):
+    first, second = ((folder / f"error-{rank}.txt").read_text() for rank in range(2))
+    assert second == "image 7 cannot be read any more"
+    assert first == f"another process of this run stopped: {second}"
