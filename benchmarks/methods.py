@@ -1,6 +1,6 @@
 """Our six methods beside lightly's own recipes of the same ones, in one run.
 
-    python benchmarks/methods.py [--seeds 3] [--epochs 15]
+    python benchmarks/methods.py [--seeds 3] [--epochs 10]
 
 No module, and the same for both sides of a pair: the small encoder with the same first weights, the
 same order of images, the same views, the same epochs and batch. What differs is what makes the
@@ -329,7 +329,7 @@ def plot(runs: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
