@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ddm.errors import DdmError as DdmError
     from ddm.module import Disentangled as Disentangled
     from ddm.module import DomainDisentanglement as DomainDisentanglement
+    from ddm.pooling import Pooled as Pooled
+    from ddm.pooling import pool_features as pool_features
 
 __version__ = "0.1.0"
 
@@ -17,8 +19,17 @@ _HOME = {
     "DdmError": "ddm.errors",
     "Disentangled": "ddm.module",
     "DomainDisentanglement": "ddm.module",
+    "Pooled": "ddm.pooling",
+    "pool_features": "ddm.pooling",
 }
-__all__ = ["DdmError", "Disentangled", "DomainDisentanglement", "__version__"]
+__all__ = [
+    "DdmError",
+    "Disentangled",
+    "DomainDisentanglement",
+    "Pooled",
+    "__version__",
+    "pool_features",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,8 @@ class PretrainConfig:
         method_args: settings of the method, such as temperature or queue_size; `ddm methods` lists
             them with their defaults.
         encoder: "small" or the name of a timm model.
+        init: first weights: a pretrained model of timm, a file (safetensors, or a checkpoint of
+            timm, lightly, solo-learn, MoCo, DINO, ddm) or a run folder; random ones by default.
         ddm: the module.
         epochs: passes over the training images.
         batch_size: images in a batch, on each device.
@@ -85,6 +87,7 @@ class PretrainConfig:
     method: str = "simclr"
     method_args: dict[str, int | float] = field(default_factory=dict)
     encoder: str = "small"
+    init: str | None = None
     ddm: ModuleConfig = field(default_factory=ModuleConfig)
     epochs: int = 100
     batch_size: int = 256
@@ -162,10 +165,10 @@ class PretrainConfig:
 def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:
     """What distinguishes two configurations, as ``name: this / that``.
 
-    Where the run and its images lie and on what it computes are not counted. (That the images are
-    the same ones is checked by their names, which the run keeps.)
+    Where the run, its images and its first weights lie and on what it computes are not counted.
+    (That the images are the same ones is checked by their names, which the run keeps.)
     """
-    free = {"output", "images", "workers", "accelerator", "checkpoint_steps"}
+    free = {"output", "images", "init", "workers", "accelerator", "checkpoint_steps"}
 
     def flat(config: PretrainConfig) -> dict[str, Any]:
         values = asdict(config)

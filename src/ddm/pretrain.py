@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ddm.adapt import Matched, adapt
 from ddm.checkpoints import AtomicCheckpointIO, MetricsFile, load_checkpoint
 from ddm.collapse import collapse_warning, effective_rank, relative_deviation
 from ddm.config import PretrainConfig, differences
@@ -59,9 +60,10 @@ class Pretraining(pl.LightningModule):
     Args:
         config: the run's settings.
         dataset: all images; the run trains on those of its domains and split.
+        begin: false for a run whose weights will come from its checkpoint.
     """
 
-    def __init__(self, config: PretrainConfig, dataset: ImageDataset) -> None:
+    def __init__(self, config: PretrainConfig, dataset: ImageDataset, begin: bool = True) -> None:
         super().__init__()
         self.config = config
         # The domains that take part are numbered anew, from 0: a held-out one needs no classifier.
@@ -78,6 +80,9 @@ class Pretraining(pl.LightningModule):
         with seeded(config.seed, 0):
             spec = EncoderSpec(config.encoder, config.channels, config.size)
             encoder, feature_dim = build_encoder(spec)
+            self.matched: Matched | None = None
+            if begin and config.init is not None:
+                self.matched = adapt(encoder, config.init, spec)
             module = config.ddm
             variant_dim = module.variant_dim
             if variant_dim is None:
@@ -362,9 +367,11 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         run.require_new()
     optimizer_settings(config)
     require_devices(config)
+    # The run can then be resumed and evaluated from any working directory.
     if Path(config.images).exists():
-        # The run can then be resumed and evaluated from any working directory.
         config = replace(config, images=str(Path(config.images).resolve()))
+    if config.init is not None and Path(config.init).exists():
+        config = replace(config, init=str(Path(config.init).resolve()))
     dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
     try:
         training = Pretraining(config, dataset)
@@ -375,6 +382,9 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if first:
         RunFolder.create(config)
         run.save_domains(dataset)
+        if training.matched is not None:
+            run.save_matched(asdict(training.matched))
+            tqdm.write(f"ddm: {training.matched}", file=sys.stderr)
     if first and dataset.skipped:
         run.save_skipped(dataset)
         what = (
@@ -413,7 +423,7 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             f"{run.checkpoint_file} is of another configuration than {run.config_file} "
             f"({'; '.join(changed)}); restore the file, or begin a new run"
         )
-    training = Pretraining(config, run.with_saved_domains(dataset))
+    training = Pretraining(config, run.with_saved_domains(dataset), begin=False)
     return _fit(run, training, checkpoint)
 
 

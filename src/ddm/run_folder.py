@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,6 +125,10 @@ class RunFolder:
         )
         with atomic(self.domains_file) as temporary:
             frame.to_parquet(temporary, index=False)
+
+    def save_matched(self, matched: dict[str, Any]) -> None:
+        """Write which of the encoder's first weights came from where."""
+        (self.path / "init.json").write_text(json.dumps(matched, indent=1), encoding="utf-8")
 
     def save_skipped(self, dataset: ImageDataset) -> None:
         """Write which images could not be read, and why."""

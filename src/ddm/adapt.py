@@ -1,0 +1,223 @@
+"""First weights from an encoder that exists: timm's, or a checkpoint of almost any library."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ddm.encoders import EncoderSpec, size_arguments
+from ddm.errors import DdmError
+
+#: Where checkpoints keep their tensors. DINO's teacher comes first: its authors evaluate that one.
+_HOLDERS = ("state_dict", "teacher", "student", "model", "module", "model_state_dict", "net")
+#: A momentum copy is taken only where there is nothing else, as in the methods' own evaluations.
+_COPIES = ("momentum", "target", "encoder_k", "key_encoder", "ema", "student")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What became of an encoder's tensors.
+
+    Args:
+        source: where the weights came from.
+        prefix: what stood before the encoder's names there.
+        loaded: names of the encoder's tensors that were found, in the right shape.
+        missing: the others, with the reason; they keep their random first values.
+        unused: names in the source that the encoder has no place for.
+    """
+
+    source: str
+    prefix: str
+    loaded: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def some(names: list[str]) -> str:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            return ", ".join(names[:4]) + more
+
+        total = len(self.loaded) + len(self.missing)
+        under = f" (under {self.prefix!r})" if self.prefix else ""
+        text = f"{len(self.loaded)} of the encoder's {total} tensors from {self.source}{under}"
+        if self.missing:
+            missing = [f"{name} ({reason})" for name, reason in self.missing]
+            text += f"; random as before: {some(missing)}"
+        if self.unused:
+            text += f"; not used: {some(list(self.unused))}"
+        return text
+
+
+def adapt(encoder: nn.Module, source: str, spec: EncoderSpec) -> Matched:
+    """Give an encoder the weights of one that exists.
+
+    Args:
+        encoder: to be changed in place.
+        source: the name of a pretrained model of timm (``resnet18.a1_in1k``), which is downloaded
+            where it is not in timm's cache; or a file (``.safetensors``, ``.pth``, ``.pt``,
+            ``.ckpt``, ``.bin``) of timm, torchvision, lightly, solo-learn, MoCo, DINO or this
+            library; or a run folder of this library. Prefixes such as ``module.encoder_q.`` are
+            found out, and names by position (lightly's ``backbone.0.weight``) translated.
+        spec: how the encoder was built.
+
+    Returns:
+        What matched and what did not.
+
+    Raises:
+        DdmError: no such name or file, a file that cannot be read safely, or nothing in it that
+            fits the encoder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "encoder.safetensors"
+    tensors = read_tensors(path) if path.exists() else _from_timm(source, spec)
+    own = encoder.state_dict()
+    prefix, renamed = _best_prefix(own, tensors, _names_by_position(encoder))
+    chosen: dict[str, Tensor] = {}
+    missing: list[tuple[str, str]] = []
+    for name, mine in own.items():
+        theirs = renamed.get(name)
+        if theirs is not None and name == "pos_embed" and theirs.shape != mine.shape:
+            theirs = _resample_positions(theirs, mine, encoder)
+        if theirs is None:
+            missing.append((name, "not there"))
+        elif theirs.shape != mine.shape:
+            missing.append((name, f"shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"))
+        elif theirs.is_floating_point() and not torch.isfinite(theirs).all():
+            raise DdmError(f"--init {source}: {prefix}{name} is not finite; choose another file")
+        else:
+            chosen[name] = theirs
+    if not any(own[name].ndim > 1 for name in chosen):
+        raise DdmError(
+            f"--init {source}: nothing in it fits encoder {spec.name!r}, which has names such as "
+            f"{next(iter(own))}; it has names such as {', '.join(list(tensors)[:3])}. Choose the "
+            "--encoder that these weights belong to"
+        )
+    encoder.load_state_dict(chosen, strict=False)
+    unused = tuple(sorted(set(renamed) - set(own)))
+    return Matched(source, prefix, tuple(chosen), tuple(missing), unused)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, without running anything that the file may hold.
+
+    Raises:
+        DdmError: not a readable file of tensors, or one that only unpickling could read.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DdmError(f"--init {path}: not a readable safetensors file ({error})") from None
+    try:
+        # The settings that DINO's authors and others keep beside the weights are harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DdmError(
+            f"--init {path}: cannot be read as tensors alone ({str(error).splitlines()[0][:200]}). "
+            "If you trust the file, load it where it was made and save its weights with "
+            "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
+        ) from None
+    found = _dig(content)
+    if not found:
+        raise DdmError(f"--init {path}: holds no tensors under the usual names")
+    return found
+
+
+def _dig(content: Any) -> dict[str, Tensor]:
+    """The state dict inside whatever a checkpoint is."""
+    if not isinstance(content, Mapping):
+        return {}
+    for holder in _HOLDERS:
+        if isinstance(content.get(holder), Mapping) and (inner := _dig(content[holder])):
+            return inner
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _from_timm(name: str, spec: EncoderSpec) -> dict[str, Tensor]:
+    import timm
+
+    if not timm.is_model_pretrained(name):
+        near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise DdmError(f"--init {name}: neither a file nor a pretrained model of timm{hint}")
+    if name.split(".")[0] != spec.name.split(".")[0]:
+        raise DdmError(
+            f"--init {name}: these are weights of {name.split('.')[0]}, not of {spec.name}; "
+            f"give --encoder {name.split('.')[0]}"
+        )
+    arguments = {**size_arguments(spec), "in_chans": spec.channels, "num_classes": 0}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] or type(error).__name__
+        raise DdmError(
+            f"--init {name}: timm cannot load these weights ({reason}); check the connection, or "
+            "give a file that was downloaded elsewhere"
+        ) from None
+    return dict(model.state_dict())
+
+
+def _names_by_position(encoder: nn.Module) -> dict[str, str]:
+    """``"4" -> "layer1"``: what a child is called in ``nn.Sequential(*encoder.children())``."""
+    return {str(i): name for i, (name, _) in enumerate(encoder.named_children())}
+
+
+def _best_prefix(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], by_position: Mapping[str, str]
+) -> tuple[str, dict[str, Tensor]]:
+    """The prefix under which most of the encoder's numbers lie, and what lies there.
+
+    Names are tried as they are, and with the first part read as a position.
+    """
+    counts: Counter[tuple[str, bool]] = Counter()
+    for key, tensor in tensors.items():
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            prefix, rest = ".".join(parts[:cut]), parts[cut:]
+            for positional in (False, True):
+                name = _rename(rest, by_position) if positional else ".".join(rest)
+                if name in own and own[name].shape == tensor.shape:
+                    counts[prefix, positional] += tensor.numel()
+    if not counts:
+        return "", {}
+
+    def rank(candidate: tuple[str, bool]) -> tuple[int, bool, int]:
+        prefix, _ = candidate
+        return counts[candidate], not any(word in prefix for word in _COPIES), -len(prefix)
+
+    prefix, positional = max(counts, key=rank)
+    start = f"{prefix}." if prefix else ""
+    renamed = {}
+    for key, tensor in tensors.items():
+        if key.startswith(start):
+            rest = key[len(start) :].split(".")
+            renamed[_rename(rest, by_position) if positional else ".".join(rest)] = tensor
+    return start, renamed
+
+
+def _rename(parts: list[str], by_position: Mapping[str, str]) -> str:
+    return ".".join([by_position.get(parts[0], parts[0]), *parts[1:]])
+
+
+def _resample_positions(theirs: Tensor, mine: Tensor, encoder: nn.Module) -> Tensor:
+    """A vision transformer's positions, interpolated for another image size."""
+    from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
+    prefix = int(getattr(encoder, "num_prefix_tokens", 0))
+    side = round((mine.shape[1] - prefix) ** 0.5)
+    if theirs.ndim != 3 or theirs.shape[2] != mine.shape[2] or side**2 != mine.shape[1] - prefix:
+        return theirs
+    resampled: Tensor = resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=prefix)
+    return resampled
