@@ -7,13 +7,23 @@ BIN := $(VENV)/bin
 DEMO_OUTPUT ?= runs/demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-peers lint format clean
 
 demo: $(READY)
 	$(BIN)/ddm demo --output $(DEMO_OUTPUT)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Peers that the examples plug into; they bring packages that nothing else here needs.
+test-peers: $(READY)
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -r requirements/pinned.txt -r requirements/peers.txt; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+			-r requirements/pinned.txt -r requirements/peers.txt; \
+	fi
+	$(BIN)/python -m pytest tests/test_examples.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
