@@ -71,8 +71,8 @@ def test_stable_pretraining_trains():
 
 def test_solo_learn_trains():
     pytest.importorskip("solo", reason="solo-learn is installed from its repository only")
-    import omegaconf
     import lightning.pytorch as pl
+    import omegaconf
     from torch.utils.data import DataLoader
 
     config = {

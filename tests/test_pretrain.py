@@ -210,6 +210,14 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(method="simcrl"), "'simcrl' is unknown; did you mean simclr"),
         (dict(encoder="resnet19"), "'resnet19' is neither .* did you mean resnet1"),
         (dict(optimizer="adamw"), "give --learning_rate too"),
+        (dict(method="moco", method_args={"queue_size": 8}), "queue_size=8 is smaller than .* 16"),
+        (
+            dict(method_args={"temprature": 0.1}),
+            "no setting 'temprature'; did .* temperature",
+        ),
+        (dict(method_args={"hidden_dim": 0.5}), "method_args.hidden_dim=0.5 must be of type int"),
+        (dict(encoder="vit_small_patch32_224", method="dino"), "not take images of 16 pixels"),
+        (dict(init="nowhere.pth"), "--init nowhere.pth: neither a file nor a pretrained model"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, dataset, changes, message):
@@ -285,6 +293,22 @@ def test_the_epochs_end_is_saved_once_it_is_whole(tmp_path, dataset, monkeypatch
     again = resume(tmp_path / "b" / "run", dataset)
     weights, others = load_file(whole.encoder_file), load_file(again.encoder_file)
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_images_smaller_than_the_views_are_told_of(tmp_path, dataset, capsys):
+    pretrain(config(tmp_path, epochs=1), replace(dataset, enlarged=5))
+    said = f"5 of {len(dataset)} images have fewer pixels than the views (32 a side)"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_of_one_image_is_refused(method):
+    kind = METHODS[method]
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 6))
+    with pytest.raises(ValueError, match="a batch of 1 image: batch norm and negatives need two"):
+        kind(encoder, 6)([torch.rand(1, 3, 2, 2)] * 2)
+    with pytest.raises(ValueError, match="needs two views of each image, not 1"):
+        kind(encoder, 6)([torch.rand(4, 3, 2, 2)])
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):

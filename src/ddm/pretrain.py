@@ -393,6 +393,11 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
             else "images could not be read and were"
         )
         tell(f"{len(dataset.skipped)} {what} skipped; {run.skipped_file} lists them")
+    if first and dataset.enlarged:
+        tell(
+            f"{dataset.enlarged} of {len(dataset)} images have fewer pixels than the views "
+            f"({config.size} a side) and are enlarged; a smaller --size avoids it"
+        )
     return _fit(run, training, checkpoint=None)
 
 

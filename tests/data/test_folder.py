@@ -210,3 +210,14 @@ def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
     other_way = load_folder(tmp_path)
     assert other_way.keys == plain.keys
     assert np.array_equal(other_way.domains.index, plain.domains.index)
+
+
+def test_images_smaller_than_asked_for_are_counted(tmp_path):
+    make(tmp_path, "a/1.png", "a/2.png", "b/1.png")
+    Image.new("RGB", (40, 3)).save(tmp_path / "b" / "2.png")
+    (tmp_path / "b" / "3.png").write_bytes(b"")
+    with Image.open(tmp_path / "a" / "1.png") as image:
+        side = min(image.size)
+    assert load_folder(tmp_path, size=side).enlarged == 1
+    assert load_folder(tmp_path, size=side + 1).enlarged == 4
+    assert load_folder(tmp_path, size=3).enlarged == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
+from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
 from ddm.methods import BYOL
@@ -132,3 +134,13 @@ def test_views_are_those_of_table_6() -> None:
     # Small images stay sharp.
     assert [v.blur for v in make().views(32)] == [0.0, 0.0]
     assert [v.solarize for v in make().views(32)] == [0.0, 0.2]
+
+
+def test_lightlys_update_leaves_the_statistics_of_batch_norm_behind() -> None:
+    online = nn.BatchNorm1d(3)
+    bare, ours = deepcopy(online), MomentumCopy(online)
+    online(torch.rand(5, 3) + 4)
+    update_momentum(online, bare, 0.9)
+    ours.update(online, 0.9)
+    assert torch.equal(bare.running_mean, torch.zeros(3)), "lightly follows buffers now"
+    assert torch.equal(ours.model.running_mean, online.running_mean)

@@ -1,9 +1,11 @@
 """DINO against equation 3 of its paper."""
 
+import copy
 import math
 
 import pytest
 import torch
+from lightly.models.modules import DINOProjectionHead
 from torch import nn
 
 from ddm.methods import DINO
@@ -95,3 +97,15 @@ def test_the_head_sees_the_invariant_portion_alone():
     method(crops()).loss.backward()
     gradient = method.encoder[2].weight.grad
     assert (gradient[:2] == 0).all() and (gradient[2:] != 0).any()
+
+
+def test_lightlys_head_cannot_be_copied_where_ours_can():
+    bare = DINOProjectionHead(6, 8, 4, 9)
+    bare(torch.rand(2, 6))
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(bare)
+    method = make()
+    method(crops())
+    torch.testing.assert_close(
+        dict(method.teacher_head.model.named_parameters()), dict(method.head.named_parameters())
+    )

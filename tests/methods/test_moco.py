@@ -79,7 +79,9 @@ def test_queue_is_saved_where_lightlys_drops_the_tail():
     other = make(queue_size=6)
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     assert torch.equal(other.queue.keys, method.queue.keys) and int(other.queue.position) == 2
-    # The fault that the queue is for: of two batches of 4 a bank of 6 keeps only 4 + 2.
+    bank = NTXentLoss(memory_bank_size=(6, 2))
+    assert not any("bank" in name for name in bank.state_dict()), "lightly saves its bank now"
+    # The other fault that the queue is for: of two batches of 4 a bank of 6 keeps only 4 + 2.
     bare = NTXentLoss(memory_bank_size=(6, 2))
     newest = []
     for start in (0, 4):

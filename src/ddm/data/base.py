@@ -58,6 +58,7 @@ class ImageDataset:
         instances: shape (N,); images that show the very same thing in different domains share a
             number, ``-1`` where that is not known. Cross-domain retrieval needs it.
         skipped: images that could not be read, as (key, reason).
+        enlarged: how many images have fewer pixels than ``size`` in their files.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ImageDataset:
     labels: Mapping[str, Labels] = field(default_factory=dict)
     instances: NDArray[np.int64] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    enlarged: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.keys)

@@ -51,7 +51,7 @@ def load_folder(
     root = Path(root)
     keys = _find_images(root)
     with_classes = _has_classes(root, keys)
-    reader, kept, skipped = keep_readable(root, keys, size, channels, strict)
+    reader, kept, skipped, enlarged = keep_readable(root, keys, size, channels, strict)
     keys = [keys[i] for i in kept]
     # macOS archives hold decomposed accents: "é" from there and from elsewhere are one class.
     places = [unicodedata.normalize("NFC", key).split("/") for key in keys]
@@ -69,6 +69,7 @@ def load_folder(
         groups=np.arange(len(keys)),
         labels=labels,
         skipped=skipped,
+        enlarged=enlarged,
     )
 
 

@@ -183,6 +183,12 @@ class FileReader:
         """Read image ``i``: uint8, shape (size, size, channels); raises `UnreadableImage`."""
         return read_image(self.path(i), self.size, self.channels)
 
+    def is_enlarged(self, i: int) -> bool:
+        """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
+        with Image.open(self.path(i), formats=_FORMATS) as image:
+            side: int = min(image.size)
+        return side < self.size
+
 
 def check_images(
     reader: ImageReader, keys: Sequence[str], strict: bool, progress_desc: str
@@ -229,7 +235,7 @@ def check_images(
 
 def keep_readable(
     root: Path, keys: Sequence[str], size: int, channels: int, strict: bool
-) -> tuple[FileReader, list[int], tuple[tuple[str, str], ...]]:
+) -> tuple[FileReader, list[int], tuple[tuple[str, str], ...], int]:
     """Check the files and leave out those that cannot be read.
 
     Args:
@@ -240,8 +246,8 @@ def keep_readable(
         strict: refuse data with an unreadable image.
 
     Returns:
-        A reader of the K images that can be read, their positions among the keys, and
-        (key, reason) of the others.
+        A reader of the K images that can be read, their positions among the keys,
+        (key, reason) of the others, and how many of the K have fewer pixels than ``size``.
 
     Raises:
         DdmError: no image can be read, or under ``strict`` not every one.
@@ -255,4 +261,6 @@ def keep_readable(
             f"({unreadable[0]}): check that they are complete and in a common format"
         )
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
-    return FileReader(root, [keys[i] for i in kept], size, channels), kept, skipped
+    with ThreadPoolExecutor() as pool:
+        enlarged = sum(pool.map(reader.is_enlarged, kept))
+    return FileReader(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged

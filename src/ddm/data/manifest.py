@@ -69,7 +69,7 @@ def load_manifest(
             f"none of the {len(keys):,} files that {path} lists exists, first {root / keys[0]}: "
             f"the paths are taken relative to {root}, give their true root"
         )
-    reader, kept, skipped = keep_readable(root, keys, size, channels, strict)
+    reader, kept, skipped, enlarged = keep_readable(root, keys, size, channels, strict)
 
     def column(name: str) -> list[str]:
         return [table[name][i] for i in kept] if name in table else [""] * len(kept)
@@ -87,6 +87,7 @@ def load_manifest(
         labels={"class": classes} if classes.names else {},
         instances=_numbered(column("instance")) if "instance" in table else None,
         skipped=skipped,
+        enlarged=enlarged,
     )
 
 
