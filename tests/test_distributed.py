@@ -337,9 +337,10 @@ def test_two_ranks_of_a_method_are_one_process(
 def test_lightlys_barlow_twins_on_two_ranks_is_not_one_process(
     ranks: list[dict[str, Any]],
 ) -> None:
-    # It standardises each rank by itself. If this fails, lightly has mended it: use its loss.
+    # It standardises each rank by itself (5e-3 off here; ours is held to 1e-5 above). If this
+    # fails, lightly has mended it: use its loss.
     for found in ranks:
-        assert abs(found["bare_barlow_twins"] / bare_barlow_twins(None) - 1) > 0.01
+        assert abs(found["bare_barlow_twins"] / bare_barlow_twins(None) - 1) > 1e-3
 
 
 def test_batch_norm_of_each_rank_alone_is_not_one_process(ranks: list[dict[str, Any]]) -> None:
