@@ -480,6 +480,8 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         warnings.filterwarnings("ignore", ".*number of training batches.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
+        # Each rank's figures of collapse are those of its own share of the batch.
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")
         # It is: the sampler starts where the checkpoint says.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         try:

@@ -1,0 +1,45 @@
+"""What holds for every method."""
+
+import math
+
+import pytest
+import torch
+
+from ddm.encoders import EncoderSpec, build_encoder
+from ddm.methods import METHODS
+from ddm.optimizers import make_optimizer, schedule_weight_decay
+from ddm.views import random_views
+
+
+@pytest.mark.parametrize("encoder", ["small", "resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_on_encoders_of_every_kind(name, encoder):
+    torch.manual_seed(0)
+    model, dim = build_encoder(EncoderSpec(encoder, 3, 32))
+    method = METHODS[name](model, dim)
+    generator = torch.Generator().manual_seed(0)
+    views = random_views(torch.rand(4, 3, 32, 32), method.views(32), generator)
+    optimizer = make_optimizer([method], method.optimizer, 256)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    output = method(views)
+    assert output.features.shape[1:] == (4, dim) and math.isfinite(output.loss.item())
+    output.loss.backward()
+    method.before_step()
+    optimizer.step()
+    method.after_step()
+    moved = [k for k, v in model.named_parameters() if not torch.equal(v, before[k])]
+    # Residual branches begin at zero: in the first step nothing inside them moves.
+    assert len(moved) > 0.5 * len(before)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_decay_of_dino_rises_along_a_cosine():
+    method = METHODS["dino"](torch.nn.Linear(4, 4), 4)
+    optimizer = make_optimizer([method], method.optimizer, 256)
+    for progress, decay in ((0.0, 0.04), (0.5, 0.22), (1.0, 0.4)):
+        schedule_weight_decay(optimizer, method.optimizer, progress)
+        assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(decay)
+        assert optimizer.param_groups[1]["weight_decay"] == 0
+    constant = METHODS["simclr"].optimizer
+    schedule_weight_decay(optimizer, constant, 0.5)
+    assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(0.4)
