@@ -15,10 +15,10 @@ from ddm.views import random_views
 @pytest.mark.parametrize("name", METHODS)
 def test_one_step_on_encoders_of_every_kind(name, encoder):
     torch.manual_seed(0)
-    model, dim = build_encoder(EncoderSpec(encoder, 3, 32))
+    model, dim = build_encoder(EncoderSpec(encoder, 3, 64))
     method = METHODS[name](model, dim)
     generator = torch.Generator().manual_seed(0)
-    views = random_views(torch.rand(4, 3, 32, 32), method.views(32), generator)
+    views = random_views(torch.rand(4, 3, 64, 64), method.views(64), generator)
     optimizer = make_optimizer([method], method.optimizer, 256)
     before = {k: v.clone() for k, v in model.named_parameters()}
     output = method(views)
