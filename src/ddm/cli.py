@@ -95,6 +95,15 @@ def build_parser() -> ArgumentParser:
     report.add_argument("--output", "-o", default="report.html", help="file to write")
     commands.add_subcommand("report", report, help="write an HTML report on evaluated runs")
 
+    bench = Parser(
+        description="Train and evaluate a grid of runs, resumed where it stopped; one table of all."
+    )
+    bench.add_argument("grid", help="YAML file: base, variants, held_out, seeds, reserved")
+    bench.add_argument("--output", "-o", required=True, help="folder of the results")
+    bench.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    bench.add_argument("--shard", default="1/1", help="i/n: do the i-th of n parts of the runs")
+    commands.add_subcommand("bench", bench, help="train and evaluate a grid of runs")
+
     methods = Parser(description="The self-supervised methods.")
     commands.add_subcommand("methods", methods, help="list the self-supervised methods")
 
@@ -152,6 +161,18 @@ def _report(options: Namespace) -> None:
     print(write_report([Path(run) for run in options.runs], Path(options.output)))
 
 
+def _bench(options: Namespace) -> None:
+    from pathlib import Path
+
+    from ddm.bench import bench
+
+    try:
+        part, parts = (int(number) for number in options.shard.split("/"))
+    except ValueError:
+        raise DdmError(f"--shard {options.shard}: give i/n, such as 2/8") from None
+    print(bench(Path(options.grid), Path(options.output), options.jobs, (part, parts)))
+
+
 def _methods(options: Namespace) -> None:
     from dataclasses import fields
 
@@ -182,6 +203,7 @@ COMMANDS: dict[str, Any] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "report": _report,
+    "bench": _bench,
     "methods": _methods,
     "encoders": _encoders,
     "demo": _demo,

@@ -1,0 +1,364 @@
+"""A grid of runs: each trained and evaluated once, whatever interrupts, and one table of all.
+
+A grid is a YAML file::
+
+    base: {images: emoji, size: 32, epochs: 12}   # settings of `ddm pretrain`, for every run
+    variants:                                      # what is compared; the first is the baseline
+      plain: {ddm.enabled: false}
+      coral: {ddm.invariance: coral, ddm.invariance_weight: 0.3}
+    held_out: [[twemoji], [openmoji-line]]         # domains left out, one set a run
+    seeds: [0, 1, 2]
+    reserved: [noto-mono]                          # take no part in anything: not even read
+
+Every variant is run for every set of held-out domains and every seed. Reserved domains are held out
+too, and no figure of theirs is kept, so that nothing can be chosen on them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ddm.config import PretrainConfig, differences
+from ddm.errors import DdmError
+from ddm.files import atomic
+
+#: What the tables show: heading, and the figures' measure, trained_on and side. Their label is the
+#: data's main one, or what there is.
+COLUMNS = (
+    ("linear, seen", "linear", "seen", "seen"),
+    ("linear, unseen", "linear", "seen", "unseen"),
+    ("linear, unseen, own labels", "linear", "own", "unseen"),
+    ("k-NN, unseen", "knn", "seen", "unseen"),
+    ("retrieval, seen", "retrieval", "none", "seen"),
+    ("retrieval, unseen", "retrieval", "none", "unseen"),
+    ("domain found", "leakage", "seen", "seen"),
+)
+_KEYS = ("base", "variants", "held_out", "seeds", "reserved")
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """One run of a grid.
+
+    Args:
+        variant: its name in the grid.
+        held_out: the domains left out, without the reserved ones.
+        seed: of everything random.
+    """
+
+    variant: str
+    held_out: tuple[str, ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.variant}_{'+'.join(self.held_out) or 'none'}_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of runs.
+
+    Args:
+        path: the YAML file, for messages.
+        base: settings of every run, with dotted names.
+        variants: settings by the name of each variant.
+        held_out: sets of domains to leave out.
+        seeds: seeds.
+        reserved: domains that take no part.
+    """
+
+    path: Path
+    base: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+    held_out: tuple[tuple[str, ...], ...]
+    seeds: tuple[int, ...]
+    reserved: tuple[str, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Grid:
+        """Read a grid.
+
+        Raises:
+            DdmError: no such file, no YAML, or not a grid; the message names what is wrong.
+        """
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DdmError(f"{path} does not exist: give a grid (YAML)") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DdmError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict) or not isinstance(values.get("variants"), dict):
+            raise DdmError(f"{path} needs `variants:`, named settings to compare")
+        strange = set(values) - set(_KEYS)
+        if strange:
+            raise DdmError(
+                f"{path} has {', '.join(sorted(map(str, strange)))}; known are {', '.join(_KEYS)}"
+            )
+        seeds = values.get("seeds", [0])
+        if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) for s in seeds):
+            raise DdmError(f"{path}: seeds must be a list of integers, such as [0, 1, 2]")
+        held_out = values.get("held_out", [[]])
+        if not isinstance(held_out, list) or not all(isinstance(h, list) for h in held_out):
+            raise DdmError(
+                f"{path}: held_out must be a list of lists, one list of domains a run: "
+                "[[photo], [sketch]]"
+            )
+        grid = cls(
+            path,
+            values.get("base") or {},
+            {str(name): changes or {} for name, changes in values["variants"].items()},
+            tuple(tuple(map(str, h)) for h in held_out) or ((),),
+            tuple(seeds),
+            tuple(map(str, values.get("reserved") or ())),
+        )
+        for run in grid.runs:  # Every wrong setting is found before the first run starts.
+            if "/" in run.name:
+                raise DdmError(f"{path}: {run.name!r} cannot be a file's name; rename the variant")
+            grid.config(run, Path("unused"))
+        return grid
+
+    @property
+    def runs(self) -> list[BenchRun]:
+        """All runs: seed by seed, so that an interrupted grid has something to compare."""
+        return [
+            BenchRun(variant, held_out, seed)
+            for seed in self.seeds
+            for held_out in self.held_out
+            for variant in self.variants
+        ]
+
+    def shard(self, part: int, parts: int) -> list[BenchRun]:
+        """Every ``parts``-th run, from the ``part``-th on, counted from 1."""
+        return self.runs[part - 1 :: parts]
+
+    def config(self, run: BenchRun, output: Path) -> PretrainConfig:
+        """The settings of a run.
+
+        Raises:
+            DdmError: a setting that does not exist, or of the wrong type.
+        """
+        module: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
+        for name, value in {**self.base, **self.variants[run.variant]}.items():
+            if name.startswith("ddm."):
+                module[name.removeprefix("ddm.")] = value
+            elif name == "ddm" and isinstance(value, dict):
+                module |= value
+            else:
+                settings[name] = value
+        for name in ("output", "seed", "held_out"):
+            if name in settings:
+                raise DdmError(f"{self.path}: {name} is not to be set; the grid sets it")
+        settings |= {"output": str(output), "seed": run.seed, "ddm": module}
+        settings["held_out"] = [*run.held_out, *self.reserved]
+        return PretrainConfig.from_dict(settings, f"{self.path}, variant {run.variant}")
+
+
+def bench(grid_file: Path, output: Path, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> str:
+    """Do what is left of a grid, and write the table of all that is done.
+
+    Finished runs are skipped and interrupted ones resumed. One file a run: ``output/<run>.json``.
+
+    Args:
+        grid_file: the grid.
+        output: folder of the results.
+        jobs: runs at a time, each in a process of its own.
+        shard: (i, n): do the i-th of n parts of the runs, for job arrays; i counts from 1.
+
+    Returns:
+        The table, as Markdown, which is also in ``output/table.md``.
+
+    Raises:
+        DdmError: an unusable grid, results of another grid in the folder, or runs that failed
+            (after all others are done).
+    """
+    grid = Grid.load(grid_file)
+    if jobs < 1 or not 1 <= shard[0] <= shard[1]:
+        raise DdmError(f"--jobs {jobs} --shard {shard[0]}/{shard[1]}: both count from 1")
+    output.mkdir(parents=True, exist_ok=True)
+    todo = [run for run in grid.shard(*shard) if not _is_done(grid, run, output)]
+    failed: list[str] = []
+    if jobs == 1:
+        for number, run in enumerate(todo, 1):
+            print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+            failed += _attempt(grid, run, output)
+            _write_table(grid, output)
+    else:
+        # Spawned: a forked process would share torch's threads.
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(_attempt, grid, run, output): run for run in todo}
+            for number, future in enumerate(as_completed(futures), 1):
+                print(f"[{number}/{len(todo)}] {futures[future].name}", flush=True)
+                failed += future.result()
+                _write_table(grid, output)
+    text = _write_table(grid, output)
+    if failed:
+        raise DdmError(
+            f"{len(failed)} of {len(todo)} runs failed, the others are done: {'; '.join(failed)}"
+        )
+    return text
+
+
+def _is_done(grid: Grid, run: BenchRun, output: Path) -> bool:
+    path = output / f"{run.name}.json"
+    if not path.exists():
+        return False
+    theirs = PretrainConfig.from_dict(json.loads(path.read_text("utf-8"))["config"], str(path))
+    changed = differences(theirs, grid.config(run, Path(theirs.output)))
+    if changed:
+        raise DdmError(
+            f"{path} is of another configuration than {grid.path} ({'; '.join(changed)}): "
+            "rename the variant, or choose another --output"
+        )
+    return True
+
+
+def _attempt(grid: Grid, run: BenchRun, output: Path) -> list[str]:
+    """Do one run; returns what went wrong with it, if anything did."""
+    try:
+        execute(grid, run, output)
+    except DdmError as error:
+        return [f"{run.name}: {error}"]
+    return []
+
+
+def execute(grid: Grid, run: BenchRun, output: Path) -> None:
+    """Train, evaluate and write the result of one run; its run folder is removed after that."""
+    from ddm.evaluate import environment, evaluate
+    from ddm.pretrain import pretrain, resume
+
+    folder = output / "runs" / run.name
+    began = time.monotonic()
+    if (folder / "config.yaml").exists():
+        resume(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        pretrain(grid.config(run, folder))
+    trained = time.monotonic()
+    results = evaluate(folder)
+    kept = [row for row in results["rows"] if row["domain"] not in grid.reserved]
+    if grid.reserved:
+        # The summaries over unseen domains hold the reserved ones.
+        kept = [r for r in kept if r["side"] != "unseen" or r["domain"] not in ("mean", "worst")]
+    record = {
+        "variant": run.variant,
+        "held_out": list(run.held_out),
+        "seed": run.seed,
+        "config": asdict(grid.config(run, folder)),
+        "main_label": next(iter(results["data"]["labels"]), None),
+        "train_seconds": trained - began,
+        "evaluate_seconds": time.monotonic() - trained,
+        "rows": kept,
+        **environment(),
+    }
+    with atomic(output / f"{run.name}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    shutil.rmtree(folder)
+
+
+def _write_table(grid: Grid, output: Path) -> str:
+    records = []
+    for run in grid.runs:
+        path = output / f"{run.name}.json"
+        if path.exists():
+            records.append(json.loads(path.read_text("utf-8")))
+    text = table(list(grid.variants), records)
+    with atomic(output / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
+    """Means over runs with their standard error, and paired differences from the first variant.
+
+    A pair are two runs of the same seed and the same held-out domains; the test is a t-test on the
+    paired differences (two-sided).
+
+    Args:
+        variants: names, the baseline first.
+        records: what :func:`execute` wrote.
+
+    Returns:
+        Markdown: for each portion of the features one table of means and one of differences.
+    """
+    blocks = []
+    for portion in ("all", "invariant"):
+        figures = {
+            name: {
+                (tuple(r["held_out"]), r["seed"]): _figures(r, portion)
+                for r in records
+                if r["variant"] == name
+            }
+            for name in variants
+        }
+        title = "All features" if portion == "all" else "Invariant portion"
+        head = ["variant", "runs", *(column[0] for column in COLUMNS)]
+        rows = []
+        for name in variants:
+            values = np.array(list(figures[name].values())).reshape(-1, len(COLUMNS))
+            rows.append([name, str(len(values)), *map(_mean, values.T)])
+        blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
+        rows = []
+        for name in variants[1:]:
+            pairs = sorted(set(figures[name]) & set(figures[variants[0]]))
+            gaps = np.array([figures[name][p] - figures[variants[0]][p] for p in pairs])
+            columns = gaps.reshape(-1, len(COLUMNS)).T
+            rows.append([name, str(len(pairs)), *map(_difference, columns)])
+        if rows:
+            title = f"{title}: difference from {variants[0]}, points (standard error; p)"
+            blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _figures(record: Mapping[str, Any], portion: str) -> np.ndarray[Any, Any]:
+    """The columns' figures of a run, in %; NaN where there is none."""
+    found = []
+    for _, measure, trained_on, side in COLUMNS:
+        rows = [
+            r
+            for r in record["rows"]
+            if (r["measure"], r["side"], r["portion"]) == (measure, side, portion)
+            and (r["trained_on"] == trained_on or measure in ("retrieval", "leakage"))
+            and (r["label"] == record["main_label"] or measure in ("retrieval", "leakage"))
+            and r["domain"] not in ("mean", "worst")
+        ]
+        found.append(100 * float(np.mean([r["value"] for r in rows])) if rows else np.nan)
+    return np.array(found)
+
+
+def _mean(values: np.ndarray[Any, Any]) -> str:
+    if not len(values) or np.isnan(values).all():
+        return "-"
+    error = f"{values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else "-"
+    return f"{values.mean():.1f} ({error})"
+
+
+def _difference(gaps: np.ndarray[Any, Any]) -> str:
+    from scipy.stats import ttest_1samp
+
+    if not len(gaps) or np.isnan(gaps).all():
+        return "-"
+    if len(gaps) < 2:
+        return f"{gaps.mean():+.1f} (-)"
+    if np.ptp(gaps) == 0:  # No spread to test against.
+        return f"{gaps.mean():+.1f} (0.0; -)"
+    p = float(ttest_1samp(gaps, 0).pvalue)
+    return f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.1f}; {p:.3f})"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

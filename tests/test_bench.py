@@ -1,0 +1,192 @@
+"""Grids of runs: done once, resumed, and summed up right."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from ddm.bench import COLUMNS, Grid, bench, table
+from ddm.cli import main
+from ddm.errors import DdmError
+from synthetic import write_folder
+
+VARIANTS = {"plain": {"ddm.enabled": False}, "coral": {"ddm.invariance_weight": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("images"), each=12)
+
+
+def write_grid(path, images, **changes):
+    base = dict(images=str(images), size=16, epochs=1, batch_size=16, workers=0, accelerator="cpu")
+    grid = {"base": base, "variants": VARIANTS, "held_out": [["outline"]], "seeds": [0]}
+    path.write_text(yaml.safe_dump({**grid, **changes}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    grid = write_grid(folder / "grid.yaml", images)
+    return grid, folder / "results", bench(grid, folder / "results")
+
+
+def test_one_file_a_run_and_a_table(done):
+    _, results, text = done
+    assert {p.name for p in results.glob("*.json")} == {
+        "plain_outline_0.json",
+        "coral_outline_0.json",
+    }
+    assert not any((results / "runs").iterdir())
+    record = json.loads((results / "coral_outline_0.json").read_text())
+    assert record["config"]["ddm"]["invariance_weight"] == 0.1 and record["versions"]
+    unseen = [r for r in record["rows"] if r["side"] == "unseen" and r["domain"] == "outline"]
+    value = next(
+        r["value"]
+        for r in unseen
+        if (r["measure"], r["trained_on"], r["portion"]) == ("linear", "seen", "all")
+    )
+    line = next(x for x in text.splitlines() if x.startswith("| coral"))
+    assert line.split("|")[4].split()[0] == f"{100 * value:.1f}"
+    assert (results / "table.md").read_text() == text
+
+
+def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
+    grid, results, text = done
+    before = {p: p.stat().st_mtime_ns for p in results.glob("*.json")}
+    assert bench(grid, results) == text
+    assert {p: p.stat().st_mtime_ns for p in results.glob("*.json")} == before
+
+    import ddm.evaluate
+
+    whole = ddm.evaluate.evaluate
+
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    longer = write_grid(results.parent / "longer.yaml", images, seeds=[0, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("ddm.evaluate.evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench(longer, results)
+    trained = results / "runs" / "plain_outline_1" / "encoder.safetensors"
+    weights = trained.read_bytes()
+
+    def compare(run, *arguments, **named):
+        if run.name == "plain_outline_1":
+            assert (run / "encoder.safetensors").read_bytes() == weights
+        return whole(run, *arguments, **named)
+
+    monkeypatch.setattr("ddm.evaluate.evaluate", compare)
+    assert "| plain | 2 |" in bench(longer, results)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_reserved_domains_leave_no_figure(images, tmp_path):
+    grid = write_grid(tmp_path / "g.yaml", images, held_out=[[]], reserved=["outline"])
+    changed = yaml.safe_load(grid.read_text())
+    changed["variants"] = {"coral": {}}
+    grid.write_text(yaml.safe_dump(changed, sort_keys=False))
+    bench(grid, tmp_path / "out")
+    text = (tmp_path / "out" / "coral_none_0.json").read_text()
+    record = json.loads(text)
+    assert record["config"]["held_out"] == ["outline"]
+    assert {r["domain"] for r in record["rows"]} == {"filled", "night", "mean", "worst"}
+    assert all(r["side"] == "seen" for r in record["rows"])
+
+
+def test_results_of_another_grid_are_refused(done, images):
+    _, results, _ = done
+    other = write_grid(results.parent / "other.yaml", images, variants={"plain": {}})
+    with pytest.raises(DdmError, match=r"plain_outline_0\.json is of another .*ddm\.enabled"):
+        bench(other, results)
+
+
+def test_one_failing_run_does_not_stop_the_others(images, tmp_path):
+    variants = {"bad": {"ddm.variant_dim": 500}, "coral": {}}
+    grid = write_grid(tmp_path / "g.yaml", images, variants=variants)
+    with pytest.raises(DdmError, match=r"1 of 2 runs failed.*bad_outline_0.*variant_dim=500"):
+        bench(grid, tmp_path / "out")
+    assert (tmp_path / "out" / "coral_outline_0.json").exists()
+    assert "| bad | 0 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_shards_part_the_runs(images, tmp_path):
+    grid = Grid.load(write_grid(tmp_path / "g.yaml", images, seeds=[0, 1, 2]))
+    names = [run.name for run in grid.runs]
+    assert len(set(names)) == 6
+    parts = [run.name for part in range(1, 5) for run in grid.shard(part, 4)]
+    assert sorted(parts) == sorted(names)
+    assert [len(grid.shard(part, 4)) for part in range(1, 5)] == [2, 2, 1, 1]
+
+
+def record(variant, seed, values):
+    rows = []
+    for (_, measure, trained_on, side), value in zip(COLUMNS, values, strict=True):
+        for domain, shift in (("a", 0.02), ("b", -0.02), ("mean", 0.5)):
+            rows.append(
+                dict(
+                    measure=measure,
+                    trained_on=trained_on,
+                    side=side,
+                    portion="all",
+                    label="class" if measure in ("linear", "knn") else "x",
+                    domain=domain,
+                    value=value + shift,
+                )
+            )
+    return dict(variant=variant, held_out=["a"], seed=seed, main_label="class", rows=rows)
+
+
+def test_means_errors_and_paired_tests():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.3, 0.6, (4, len(COLUMNS)))
+    gap = rng.normal(0.03, 0.02, (4, len(COLUMNS)))
+    records = [record("plain", s, base[s]) for s in range(4)]
+    records += [record("new", s, base[s] + gap[s]) for s in range(4)]
+    text = table(["plain", "new"], records)
+    cell = next(x for x in text.splitlines() if x.startswith("| new | 4 |")).split("|")[3].strip()
+    values = 100 * (base + gap)[:, 0]
+    assert cell == f"{values.mean():.1f} ({values.std(ddof=1) / 2:.1f})"
+    line = [x for x in text.splitlines() if x.startswith("| new | 4 |")][1]
+    first = 100 * gap[:, 0]
+    error = first.std(ddof=1) / 2
+    t = first.mean() / error
+    # Student's t with three degrees of freedom, in closed form.
+    z = abs(t) / math.sqrt(3)
+    p = 1 - 2 / math.pi * (z / (1 + z * z) + math.atan(z))
+    assert line.split("|")[3].strip() == f"{first.mean():+.1f} ({error:.1f}; {p:.3f})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(variants=None), "needs `variants:`"),
+        (dict(variant={}), "has variant; known are"),
+        (dict(seeds=3), "seeds must be a list of integers"),
+        (dict(held_out=["outline"]), "a list of lists"),
+        (dict(variants={"a": {"ddm.invariant": "coral"}}), "variant a has settings .*invariant"),
+        (dict(variants={"a": {"epoch": 3}}), "variant a has settings .* epoch"),
+        (dict(variants={"a": {"seed": 3}}), "seed is not to be set"),
+        (dict(variants={"a/b": {}}), "cannot be a file's name"),
+        (dict(base={"epochs": 0}), "epochs=0 must be at least 1"),
+    ],
+)
+def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, message):
+    grid = write_grid(tmp_path / "g.yaml", images, **changes)
+    with pytest.raises(DdmError, match=message):
+        bench(grid, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line(tmp_path, capsys):
+    assert main(["bench", str(tmp_path / "no.yaml"), "-o", str(tmp_path / "o")]) == 2
+    assert "no.yaml does not exist" in capsys.readouterr().err
+    (tmp_path / "g.yaml").write_text("variants: {a: {}}")
+    assert main(["bench", str(tmp_path / "g.yaml"), "-o", "o", "--shard", "two"]) == 2
+    assert "--shard two: give i/n" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "g.yaml"), "-o", "o", "--shard", "3/2"]) == 2
+    assert "both count from 1" in capsys.readouterr().err
