@@ -172,7 +172,7 @@ def test_means_errors_and_paired_tests():
         (dict(variants={"a": {"epoch": 3}}), "variant a has settings .* epoch"),
         (dict(variants={"a": {"seed": 3}}), "seed is not to be set"),
         (dict(variants={"a/b": {}}), "cannot be a file's name"),
-        (dict(base={"epochs": 0}), "epochs=0 must be at least 1"),
+        (dict(base={"epochs": -1}), "epochs=-1 must be at least 0"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, message):

@@ -8,7 +8,8 @@ A grid is a YAML file::
       coral: {ddm.invariance: coral, ddm.invariance_weight: 0.3}
     held_out: [[twemoji], [openmoji-line]]         # domains left out, one set a run
     seeds: [0, 1, 2]
-    reserved: [noto-mono]                          # take no part in anything: not even read
+    reserved: [noto-mono]                          # take no part in anything
+    finetune: {fractions: [0.01, 1.0]}             # label fractions too, if given (ddm finetune)
 
 Every variant is run for every set of held-out domains and every seed. Reserved domains are held out
 too, and no figure of theirs is kept, so that nothing can be chosen on them.
@@ -21,7 +22,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ddm.config import PretrainConfig, differences
+from ddm.config import FinetuneConfig, PretrainConfig, differences
 from ddm.errors import DdmError
 from ddm.files import atomic
 
@@ -44,7 +45,7 @@ COLUMNS = (
     ("retrieval, unseen", "retrieval", "none", "unseen"),
     ("domain found", "leakage", "seen", "seen"),
 )
-_KEYS = ("base", "variants", "held_out", "seeds", "reserved")
+_KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Grid:
         held_out: sets of domains to leave out.
         seeds: seeds.
         reserved: domains that take no part.
+        finetune: settings of the label fractions; None for none.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class Grid:
     held_out: tuple[tuple[str, ...], ...]
     seeds: tuple[int, ...]
     reserved: tuple[str, ...]
+    finetune: FinetuneConfig | None = None
 
     @classmethod
     def load(cls, path: Path) -> Grid:
@@ -123,6 +126,7 @@ class Grid:
             tuple(tuple(map(str, h)) for h in held_out) or ((),),
             tuple(seeds),
             tuple(map(str, values.get("reserved") or ())),
+            _finetune_config(path, values.get("finetune")),
         )
         for run in grid.runs:  # Every wrong setting is found before the first run starts.
             if "/" in run.name:
@@ -165,6 +169,18 @@ class Grid:
         settings |= {"output": str(output), "seed": run.seed, "ddm": module}
         settings["held_out"] = [*run.held_out, *self.reserved]
         return PretrainConfig.from_dict(settings, f"{self.path}, variant {run.variant}")
+
+
+def _finetune_config(path: Path, values: Any) -> FinetuneConfig | None:
+    if values is None:
+        return None
+    try:
+        lists: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return FinetuneConfig(**lists)
+    except (TypeError, AttributeError) as error:
+        raise DdmError(f"{path}: finetune: {error}") from None
 
 
 def bench(grid_file: Path, output: Path, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> str:
@@ -249,7 +265,12 @@ def execute(grid: Grid, run: BenchRun, output: Path) -> None:
         pretrain(grid.config(run, folder))
     trained = time.monotonic()
     results = evaluate(folder)
-    kept = [row for row in results["rows"] if row["domain"] not in grid.reserved]
+    rows = results["rows"]
+    if grid.finetune is not None:
+        from ddm.finetune import finetune
+
+        rows += finetune(folder, replace(grid.finetune, seed=run.seed))["rows"]
+    kept = [row for row in rows if row["domain"] not in grid.reserved]
     if grid.reserved:
         # The summaries over unseen domains hold the reserved ones.
         kept = [r for r in kept if r["side"] != "unseen" or r["domain"] not in ("mean", "worst")]
@@ -296,43 +317,63 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
     """
     blocks = []
     for portion in ("all", "invariant"):
+        columns = [*COLUMNS, *(_label_fractions(records) if portion == "all" else ())]
         figures = {
             name: {
-                (tuple(r["held_out"]), r["seed"]): _figures(r, portion)
+                (tuple(r["held_out"]), r["seed"]): _figures(r, portion, columns)
                 for r in records
                 if r["variant"] == name
             }
             for name in variants
         }
         title = "All features" if portion == "all" else "Invariant portion"
-        head = ["variant", "runs", *(column[0] for column in COLUMNS)]
+        head = ["variant", "runs", *(column[0] for column in columns)]
         rows = []
         for name in variants:
-            values = np.array(list(figures[name].values())).reshape(-1, len(COLUMNS))
+            values = np.array(list(figures[name].values())).reshape(-1, len(columns))
             rows.append([name, str(len(values)), *map(_mean, values.T)])
         blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
         rows = []
         for name in variants[1:]:
             pairs = sorted(set(figures[name]) & set(figures[variants[0]]))
             gaps = np.array([figures[name][p] - figures[variants[0]][p] for p in pairs])
-            columns = gaps.reshape(-1, len(COLUMNS)).T
-            rows.append([name, str(len(pairs)), *map(_difference, columns)])
+            gaps = gaps.reshape(-1, len(columns))
+            rows.append([name, str(len(pairs)), *map(_difference, gaps.T)])
         if rows:
             title = f"{title}: difference from {variants[0]}, points (standard error; p)"
             blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
     return "\n\n".join(blocks) + "\n"
 
 
-def _figures(record: Mapping[str, Any], portion: str) -> np.ndarray[Any, Any]:
+Column = tuple[str, str, str, str]
+
+
+def _label_fractions(records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """A column for each share of labels that was tried, on the unseen domains."""
+    tried = {
+        (row["measure"], row["trained_on"]): float(row["trained_on"].split()[1].rstrip("%"))
+        for record in records
+        for row in record["rows"]
+        if row["measure"] in ("head", "finetune")
+    }
+    return [
+        (f"{trained_on.split()[1]} of labels, unseen", measure, trained_on, "unseen")
+        for measure, trained_on in sorted(tried, key=lambda key: tried[key])
+    ]
+
+
+def _figures(
+    record: Mapping[str, Any], portion: str, columns: Sequence[Column]
+) -> np.ndarray[Any, Any]:
     """The columns' figures of a run, in %; NaN where there is none."""
     found = []
-    for _, measure, trained_on, side in COLUMNS:
+    for _, measure, trained_on, side in columns:
         rows = [
             r
             for r in record["rows"]
-            if (r["measure"], r["side"], r["portion"]) == (measure, side, portion)
-            and (r["trained_on"] == trained_on or measure in ("retrieval", "leakage"))
-            and (r["label"] == record["main_label"] or measure in ("retrieval", "leakage"))
+            if (r["measure"], r["trained_on"], r["side"], r["portion"])
+            == (measure, trained_on, side, portion)
+            and r["label"] in (record["main_label"], "instance", "domain")
             and r["domain"] not in ("mean", "worst")
         ]
         found.append(100 * float(np.mean([r["value"] for r in rows])) if rows else np.nan)
@@ -340,7 +381,7 @@ def _figures(record: Mapping[str, Any], portion: str) -> np.ndarray[Any, Any]:
 
 
 def _mean(values: np.ndarray[Any, Any]) -> str:
-    if not len(values) or np.isnan(values).all():
+    if not len(values) or np.isnan(values).any():
         return "-"
     error = f"{values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else "-"
     return f"{values.mean():.1f} ({error})"
@@ -349,7 +390,7 @@ def _mean(values: np.ndarray[Any, Any]) -> str:
 def _difference(gaps: np.ndarray[Any, Any]) -> str:
     from scipy.stats import ttest_1samp
 
-    if not len(gaps) or np.isnan(gaps).all():
+    if not len(gaps) or np.isnan(gaps).any():
         return "-"
     if len(gaps) < 2:
         return f"{gaps.mean():+.1f} (-)"

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from ddm import __version__
-from ddm.config import PretrainConfig
+from ddm.config import FinetuneConfig, PretrainConfig
 from ddm.errors import DdmError
 
 
@@ -90,6 +90,11 @@ def build_parser() -> ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     commands.add_subcommand("evaluate", evaluate, help="probe a run on seen and unseen domains")
 
+    finetune = Parser(description="Judge a run by what a share of the labels makes of it.")
+    finetune.add_argument("run", help="run folder")
+    finetune.add_class_arguments(FinetuneConfig, as_group=False)
+    commands.add_subcommand("finetune", finetune, help="judge a run by label fractions")
+
     report = Parser(description="Write an HTML report on one or several evaluated runs.")
     report.add_argument("runs", nargs="+", help="run folders")
     report.add_argument("--output", "-o", default="report.html", help="file to write")
@@ -153,6 +158,18 @@ def _evaluate(options: Namespace) -> None:
     print(f"Next: ddm report {options.run}")
 
 
+def _finetune(options: Namespace) -> None:
+    from ddm.finetune import finetune
+
+    values = options.as_dict()
+    results = finetune(values.pop("run"), FinetuneConfig(**values))
+    for row in results["rows"]:
+        if row["domain"] in ("mean", "worst"):
+            value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+            what = f"{row['measure']:9} {row['trained_on']:10} {row['side']:7} {row['domain']:6}"
+            print(f"{what} {value:.1f} [{low:.1f}, {high:.1f}]")
+
+
 def _report(options: Namespace) -> None:
     from pathlib import Path
 
@@ -202,6 +219,7 @@ COMMANDS: dict[str, Any] = {
     "pretrain": _pretrain,
     "resume": _resume,
     "evaluate": _evaluate,
+    "finetune": _finetune,
     "report": _report,
     "bench": _bench,
     "methods": _methods,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from ddm.errors import DdmError
+
+Invariance = Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ModuleConfig:
     enabled: bool = True
     variant_dim: int | None = None
     variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
-    invariance: Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"] = "coral"
+    invariance: Invariance = "coral"
     independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
     variant_weight: float = 1.0
     invariance_weight: float = 0.3
@@ -60,7 +62,7 @@ class PretrainConfig:
         init: first weights: a pretrained model of timm, a file (safetensors, or a checkpoint of
             timm, lightly, solo-learn, MoCo, DINO, ddm) or a run folder; random ones by default.
         ddm: the module.
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 keeps the first weights, as a baseline.
         batch_size: images in a batch, on each device.
         optimizer: "lars", "sgd" or "adamw"; the method's own by default.
         learning_rate: at a batch of 256, scaled with it; the method's own by default.
@@ -103,11 +105,11 @@ class PretrainConfig:
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "size": 8, "channels": 1, "devices": 1}
+        least = {"epochs": 0, "batch_size": 2, "size": 8, "channels": 1, "devices": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
-        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < max(1, self.epochs):
             raise DdmError(
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "
                 "the learning rate rises, and then it has to fall"
@@ -160,6 +162,46 @@ class PretrainConfig:
             return cls(**{**values, "ddm": ModuleConfig(**module)})
         except TypeError as error:
             raise DdmError(f"{where} has a value of the wrong type ({error}); restore it") from None
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tuning with a share of the labels.
+
+    Args:
+        fractions: shares of the seen domains' training labels, each a run of its own; the smaller
+            ones are contained in the larger ones.
+        steps: optimizer steps of each fine-tuning.
+        batch_size: images in a batch.
+        learning_rates: of AdamW; the one that is best on the validation images is kept.
+        weight_decay: of AdamW.
+        invariance: objective on the whole of the features: "adversarial" (DANN), "coral", "mmd",
+            ..., or "none" (ERM).
+        invariance_weight: its weight.
+        seed: of the labels that are given, the batches and the views.
+    """
+
+    fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    steps: int = 500
+    batch_size: int = 64
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
+    weight_decay: float = 0.01
+    invariance: Invariance = "none"
+    invariance_weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.fractions or not all(0 < f <= 1 for f in self.fractions):
+            raise DdmError(f"fractions={self.fractions} must lie in (0, 1]")
+        if not self.learning_rates or not all(0 < r < float("inf") for r in self.learning_rates):
+            raise DdmError(f"learning_rates={self.learning_rates} must be positive numbers")
+        if self.steps < 1 or self.batch_size < 2:
+            raise DdmError(f"steps={self.steps} and batch_size={self.batch_size}: 1 and 2 at least")
+        if self.invariance not in get_args(Invariance):
+            raise DdmError(
+                f"invariance={self.invariance!r} is unknown; choose one of "
+                f"{', '.join(get_args(Invariance))}"
+            )
 
 
 def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:

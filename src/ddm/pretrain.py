@@ -456,6 +456,10 @@ def _on_gpu(config: PretrainConfig) -> bool:
 
 def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
     config = training.config
+    if config.epochs == 0:
+        if is_first_process():
+            _save_encoder(run, training)
+        return run
     saved_step = None if checkpoint is None else int(checkpoint["global_step"])
     metrics = MetricsFile(run.metrics_file, saved_step)
     steps_per_epoch = len(training.images) // (config.batch_size * config.devices)
@@ -508,13 +512,14 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
                 f"for want of memory; lower --workers and `ddm resume {run.path}`"
             ) from None
     if trainer.is_global_zero:
-        save_encoder(
-            run,
-            training.method.encoder,
-            EncoderSpec(config.encoder, config.channels, config.size),
-            training.variant_dim,
-        )
+        _save_encoder(run, training)
     return run
+
+
+def _save_encoder(run: RunFolder, training: Pretraining) -> None:
+    config = training.config
+    spec = EncoderSpec(config.encoder, config.channels, config.size)
+    save_encoder(run, training.method.encoder, spec, training.variant_dim)
 
 
 @contextmanager
