@@ -6,8 +6,12 @@ No module, and the same for both sides of a pair: the small encoder with the sam
 same order of images, the same views, the same epochs and batch. What differs is what makes the
 recipe: heads, loss, momentum, optimizer and schedule. lightly's are those of its published CIFAR-10
 benchmark (docs/source/getting_started/benchmarks/cifar10_benchmark.py, version 1.6), made for
-images of this size. The measure is k-NN accuracy (20 neighbours, the 8 groups of emoji) of the test
-images of each domain among the training images of the same domain, mean over domains.
+images of this size, split batch norm and shuffling of MoCo included. That the views are the same
+means that lightly's recipes get those of our methods, whatever their own are: its DINO, for one,
+gets four small crops, which its benchmark leaves out.
+
+The measure is k-NN accuracy (20 neighbours, the 8 groups of emoji) of the test images of each domain
+among the training images of the same domain, mean over domains.
 
 One JSON file a finished run under `benchmarks/results/methods/`; finished runs are skipped.
 """
@@ -22,8 +26,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.models.batchnorm import SplitBatchNorm
 from lightly.models.modules import heads
-from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.models.utils import (
+    batch_shuffle,
+    batch_unshuffle,
+    deactivate_requires_grad,
+    update_momentum,
+)
 from torch import Tensor, nn
 
 from ddm.collapse import effective_rank
@@ -33,7 +43,12 @@ from ddm.data.loading import EpochBatches, IndexedImages
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.evaluate import environment
 from ddm.methods import METHODS
-from ddm.optimizers import cosine_with_warmup, make_optimizer, schedule_weight_decay
+from ddm.optimizers import (
+    clip_gradients,
+    cosine_with_warmup,
+    make_optimizer,
+    schedule_weight_decay,
+)
 from ddm.probe import knn_predict
 from ddm.views import plain_view, random_views
 
@@ -90,20 +105,36 @@ class LightlySimCLR(Recipe):
 class LightlyMoCo(Recipe):
     def build(self, dim: int) -> None:
         self.head = heads.MoCoProjectionHead(dim, 512, 128)
+        # Split batch norm cannot take channels-last tensors.
+        self.encoder.to(memory_format=torch.contiguous_format)
+        split_batch_norm(self.encoder, 8)
         self.follow("encoder", "head")
         self.criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128))
 
     def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
         self.update()
+        views = [view.contiguous() for view in views]
 
         def one_way(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             h = self.encoder(x)
             with torch.no_grad():
-                key = self.head_momentum(self.encoder_momentum(y))
+                y, shuffle = batch_shuffle(y)
+                key = batch_unshuffle(self.head_momentum(self.encoder_momentum(y)), shuffle)
             return self.criterion(self.head(h), key), h
 
         (first, h), (second, _) = one_way(*views), one_way(*views[::-1])
         return 0.5 * (first + second), h
+
+
+def split_batch_norm(encoder: nn.Module, num_splits: int) -> None:
+    """Give the encoder lightly's batch norm, which treats parts of a batch apart."""
+    for name, child in encoder.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            split = SplitBatchNorm(child.num_features, num_splits)
+            split.weight, split.bias = child.weight, child.bias
+            setattr(encoder, name, split)
+        else:
+            split_batch_norm(child, num_splits)
 
 
 class LightlyBYOL(Recipe):
@@ -254,6 +285,7 @@ def run_once(side: str, name: str, seed: int, epochs: int, data: ImageDataset) -
             loss.backward()
             if side == "ddm":
                 model.before_step()
+                clip_gradients(optimizer, kind.optimizer)
                 schedule_weight_decay(optimizer, kind.optimizer, step / steps)
             optimizer.step()
             if side == "ddm":
@@ -339,7 +371,11 @@ def main() -> None:
         for name in options.methods:
             for side in ("ddm", "lightly"):
                 path = options.results / f"{name}_{side}_{seed}.json"
-                if not path.exists():
+                if path.exists():
+                    held = json.loads(path.read_text())["epochs"]
+                    if held != options.epochs:
+                        parser.error(f"{path} is of {held} epochs; choose another --results")
+                else:
                     result = run_once(side, name, seed, options.epochs, data)
                     path.write_text(json.dumps({**result, **environment()}, indent=1))
                     print(path.stem, result["knn_test"], flush=True)

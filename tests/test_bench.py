@@ -2,12 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from ddm.bench import COLUMNS, Grid, bench, table
+from ddm.bench import COLUMNS, OWN_GRIDS, Grid, bench, table
 from ddm.cli import main
 from ddm.errors import DdmError
 from synthetic import write_folder
@@ -161,6 +162,14 @@ def test_means_errors_and_paired_tests():
     assert line.split("|")[3].strip() == f"{first.mean():+.1f} ({error:.1f}; {p:.3f})"
 
 
+@pytest.mark.parametrize("path", sorted(OWN_GRIDS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_grids_that_come_with_the_package(path):
+    grid = Grid.load(Path(path.stem), images="elsewhere")
+    assert len(grid.seeds) == 3 and next(iter(grid.variants)) == "plain"
+    config = grid.config(grid.runs[-1], Path("out"))
+    assert config.images == "elsewhere" and config.epochs == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -184,7 +193,10 @@ def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, m
 
 def test_the_command_line(tmp_path, capsys):
     assert main(["bench", str(tmp_path / "no.yaml"), "-o", str(tmp_path / "o")]) == 2
-    assert "no.yaml does not exist" in capsys.readouterr().err
+    assert (
+        "no.yaml does not exist: give a grid (YAML), or one of domainnet-udg,"
+        in capsys.readouterr().err
+    )
     (tmp_path / "g.yaml").write_text("variants: {a: {}}")
     assert main(["bench", str(tmp_path / "g.yaml"), "-o", "o", "--shard", "two"]) == 2
     assert "--shard two: give i/n" in capsys.readouterr().err

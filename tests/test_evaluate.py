@@ -11,7 +11,7 @@ import torch
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.embed import embed
 from ddm.errors import DdmError
-from ddm.evaluate import evaluate, summary_table
+from ddm.evaluate import evaluate, split_hashes, summary_table
 from ddm.pretrain import pretrain
 from ddm.protocols import SeenUnseen
 from ddm.run_folder import RunFolder
@@ -27,6 +27,27 @@ def find(rows, **keys):
     found = [r for r in rows if all(r[k] == v for k, v in keys.items())]
     assert len(found) == 1, (keys, len(found))
     return found[0]
+
+
+def test_hashes_of_splits_follow_names_and_domains_alone(dataset):
+    hashes = split_hashes(dataset)
+    assert len(set(hashes.values())) == 3
+    order = np.random.default_rng(0).permutation(len(dataset))
+    shuffled = replace(
+        dataset,
+        keys=tuple(dataset.keys[i] for i in order),
+        domains=dataset.domains.subset(order),
+        splits=dataset.splits[order],
+        groups=dataset.groups[order],
+        labels={},
+        instances=None,
+    )
+    assert split_hashes(shuffled) == hashes
+    one = np.flatnonzero(dataset.splits == "test")[0]
+    moved = dataset.splits.copy()
+    moved[one] = "val"
+    changed = split_hashes(replace(dataset, splits=moved))
+    assert changed["train"] == hashes["train"] and changed["test"] != hashes["test"]
 
 
 def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):

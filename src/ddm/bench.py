@@ -45,6 +45,8 @@ COLUMNS = (
     ("retrieval, unseen", "retrieval", "none", "unseen"),
     ("domain found", "leakage", "seen", "seen"),
 )
+#: Protocols as grids.
+OWN_GRIDS = Path(__file__).parent / "grids"
 _KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
 
 
@@ -91,16 +93,26 @@ class Grid:
     finetune: FinetuneConfig | None = None
 
     @classmethod
-    def load(cls, path: Path) -> Grid:
+    def load(cls, path: Path, images: str | None = None) -> Grid:
         """Read a grid.
+
+        Args:
+            path: a file, or the name of one that comes with the package.
+            images: takes the place of ``base.images``.
 
         Raises:
             DdmError: no such file, no YAML, or not a grid; the message names what is wrong.
         """
+        own = OWN_GRIDS / f"{path.name}.yaml"
+        if not path.exists() and len(path.parts) == 1 and own.exists():
+            path = own
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DdmError(f"{path} does not exist: give a grid (YAML)") from None
+            names = ", ".join(sorted(p.stem for p in OWN_GRIDS.glob("*.yaml")))
+            raise DdmError(
+                f"{path} does not exist: give a grid (YAML), or one of {names}"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DdmError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict) or not isinstance(values.get("variants"), dict):
@@ -119,9 +131,12 @@ class Grid:
                 f"{path}: held_out must be a list of lists, one list of domains a run: "
                 "[[photo], [sketch]]"
             )
+        base = dict(values.get("base") or {})
+        if images is not None:
+            base["images"] = images
         grid = cls(
             path,
-            values.get("base") or {},
+            base,
             {str(name): changes or {} for name, changes in values["variants"].items()},
             tuple(tuple(map(str, h)) for h in held_out) or ((),),
             tuple(seeds),
@@ -183,16 +198,23 @@ def _finetune_config(path: Path, values: Any) -> FinetuneConfig | None:
         raise DdmError(f"{path}: finetune: {error}") from None
 
 
-def bench(grid_file: Path, output: Path, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> str:
+def bench(
+    grid_file: Path,
+    output: Path,
+    jobs: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    images: str | None = None,
+) -> str:
     """Do what is left of a grid, and write the table of all that is done.
 
     Finished runs are skipped and interrupted ones resumed. One file a run: ``output/<run>.json``.
 
     Args:
-        grid_file: the grid.
+        grid_file: the grid: a file, or the name of one that comes with the package.
         output: folder of the results.
         jobs: runs at a time, each in a process of its own.
         shard: (i, n): do the i-th of n parts of the runs, for job arrays; i counts from 1.
+        images: takes the place of the grid's ``base.images``.
 
     Returns:
         The table, as Markdown, which is also in ``output/table.md``.
@@ -201,7 +223,7 @@ def bench(grid_file: Path, output: Path, jobs: int = 1, shard: tuple[int, int] =
         DdmError: an unusable grid, results of another grid in the folder, or runs that failed
             (after all others are done).
     """
-    grid = Grid.load(grid_file)
+    grid = Grid.load(grid_file, images)
     if jobs < 1 or not 1 <= shard[0] <= shard[1]:
         raise DdmError(f"--jobs {jobs} --shard {shard[0]}/{shard[1]}: both count from 1")
     output.mkdir(parents=True, exist_ok=True)
@@ -279,6 +301,7 @@ def execute(grid: Grid, run: BenchRun, output: Path) -> None:
         "held_out": list(run.held_out),
         "seed": run.seed,
         "config": asdict(grid.config(run, folder)),
+        "data": results["data"],
         "main_label": next(iter(results["data"]["labels"]), None),
         "train_seconds": trained - began,
         "evaluate_seconds": time.monotonic() - trained,

@@ -103,7 +103,11 @@ def build_parser() -> ArgumentParser:
     bench = Parser(
         description="Train and evaluate a grid of runs, resumed where it stopped; one table of all."
     )
-    bench.add_argument("grid", help="YAML file: base, variants, held_out, seeds, reserved")
+    bench.add_argument(
+        "grid",
+        help="YAML file (base, variants, held_out, seeds, ...), or pacs-lodo, emoji-lodo, ...",
+    )
+    bench.add_argument("--images", help="in place of the grid's own")
     bench.add_argument("--output", "-o", required=True, help="folder of the results")
     bench.add_argument("--jobs", type=int, default=1, help="runs at a time")
     bench.add_argument("--shard", default="1/1", help="i/n: do the i-th of n parts of the runs")
@@ -187,7 +191,8 @@ def _bench(options: Namespace) -> None:
         part, parts = (int(number) for number in options.shard.split("/"))
     except ValueError:
         raise DdmError(f"--shard {options.shard}: give i/n, such as 2/8") from None
-    print(bench(Path(options.grid), Path(options.output), options.jobs, (part, parts)))
+    shard = (part, parts)
+    print(bench(Path(options.grid), Path(options.output), options.jobs, shard, options.images))
 
 
 def _methods(options: Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -89,7 +90,24 @@ def describe(dataset: ImageDataset) -> dict[str, Any]:
         "labels": {name: list(labels.names) for name, labels in dataset.labels.items()},
         "groups": len(np.unique(dataset.groups)),
         "skipped": len(dataset.skipped),
+        "split_hashes": split_hashes(dataset),
     }
+
+
+def split_hashes(dataset: ImageDataset) -> dict[str, str]:
+    """A hash of each split: the names of its images, with the domain of each.
+
+    Two people who get the same hashes trained and tested on the same images.
+    """
+    names = [*dataset.domains.names, ""]
+    hashes = {}
+    for split in ("train", "val", "test"):
+        lines = sorted(
+            f"{names[dataset.domains.index[i]]}\t{dataset.keys[i]}"
+            for i in np.flatnonzero(dataset.splits == split)
+        )
+        hashes[split] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashes
 
 
 def environment() -> dict[str, Any]:

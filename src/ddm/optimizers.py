@@ -25,6 +25,9 @@ class OptimizerSettings:
         learning_rate: at a batch of 256.
         weight_decay: not applied to normalisation layers and biases.
         final_weight_decay: where the decay arrives, along a cosine; None keeps it.
+        free_learning_rate: of normalisation layers and biases, where the paper gives them another;
+            None for the same.
+        clip_norm: length to which each parameter's gradient is cut; None for no limit.
         scaling: how the rate grows with the batch, ``"linear"`` or with its ``"sqrt"``.
     """
 
@@ -33,6 +36,8 @@ class OptimizerSettings:
     weight_decay: float
     scaling: Literal["linear", "sqrt"] = "linear"
     final_weight_decay: float | None = None
+    free_learning_rate: float | None = None
+    clip_norm: float | None = None
 
 
 def make_optimizer(
@@ -51,11 +56,28 @@ def make_optimizer(
         {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
     ]
     growth = batch / REFERENCE_BATCH
-    rate = settings.learning_rate * (growth if settings.scaling == "linear" else growth**0.5)
+    growth = growth if settings.scaling == "linear" else growth**0.5
+    rate = settings.learning_rate * growth
+    if settings.free_learning_rate is not None:
+        groups[1]["lr"] = settings.free_learning_rate * growth
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
     kind = LARS if settings.name == "lars" else torch.optim.SGD
     return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> None:
+    """Cut each parameter's gradient to the length that the settings allow, as DINO's code does.
+
+    Each by itself, not all together as ``torch.nn.utils.clip_grad_norm_`` does with several.
+    """
+    if settings.clip_norm is None:
+        return
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
+        gradient.mul_((settings.clip_norm / (norm + 1e-6)).clamp(max=1))
 
 
 def schedule_weight_decay(

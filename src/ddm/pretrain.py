@@ -41,6 +41,7 @@ from ddm.methods import find_method
 from ddm.module import DomainDisentanglement, check_variant_dim
 from ddm.optimizers import (
     OptimizerSettings,
+    clip_gradients,
     cosine_with_warmup,
     make_optimizer,
     schedule_weight_decay,
@@ -190,9 +191,9 @@ class Pretraining(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.method.before_step()
-        schedule_weight_decay(
-            optimizer, optimizer_settings(self.config), self.global_step / self.total_steps
-        )
+        settings = optimizer_settings(self.config)
+        clip_gradients(optimizer, settings)
+        schedule_weight_decay(optimizer, settings, self.global_step / self.total_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -283,13 +284,19 @@ def optimizer_settings(config: PretrainConfig) -> OptimizerSettings:
             f"--optimizer {name} differs from {config.method}'s own ({own.name}); "
             "a learning rate does not carry over: give --learning_rate too"
         )
-    return OptimizerSettings(
-        name,
-        own.learning_rate if config.learning_rate is None else config.learning_rate,
-        own.weight_decay if config.weight_decay is None else config.weight_decay,
-        own.scaling,
-        # A decay that was asked for stays what it is.
-        own.final_weight_decay if config.weight_decay is None else None,
+    if name != own.name and config.weight_decay is None and own.final_weight_decay is not None:
+        raise DdmError(
+            f"--optimizer {name} differs from {config.method}'s own ({own.name}); "
+            "a schedule of the weight decay does not carry over: give --weight_decay too"
+        )
+    return replace(
+        own,
+        name=name,
+        learning_rate=own.learning_rate if config.learning_rate is None else config.learning_rate,
+        weight_decay=own.weight_decay if config.weight_decay is None else config.weight_decay,
+        # What was asked for stays what it is.
+        final_weight_decay=own.final_weight_decay if config.weight_decay is None else None,
+        free_learning_rate=own.free_learning_rate if config.learning_rate is None else None,
     )
 
 

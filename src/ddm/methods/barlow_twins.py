@@ -34,8 +34,7 @@ class BarlowTwins(Method):
 
     Zbontar et al., 2021 (arXiv 2103.03230), equation 1: the cross-correlation between the two
     views' projections, standardised over the global batch, is drawn to the identity. (lightly's
-    loss standardises each rank by itself, so that two ranks do not equal one.) The authors' code
-    divides by a further ``1 / batch`` in its learning rate only; the loss here is the equation's.
+    loss standardises each rank by itself, so that two ranks do not equal one.)
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim).
@@ -45,8 +44,11 @@ class BarlowTwins(Method):
     """
 
     settings_type = BarlowTwinsSettings
-    # Section 2.2: LARS with a rate of 0.2 at 256 and weight decay 1.5e-6.
-    optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
+    # Section 2.2: LARS, rates at 256 of 0.2 for weights and 0.0048 for biases and norms, weight
+    # decay 1.5e-6 (appendix).
+    optimizer = OptimizerSettings(
+        "lars", learning_rate=0.2, weight_decay=1.5e-6, free_learning_rate=0.0048
+    )
 
     def __init__(
         self,
