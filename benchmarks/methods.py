@@ -10,8 +10,8 @@ images of this size, split batch norm and shuffling of MoCo included. That the v
 means that lightly's recipes get those of our methods, whatever their own are: its DINO, for one,
 gets four small crops, which its benchmark leaves out.
 
-The measure is k-NN accuracy (20 neighbours, the 8 groups of emoji) of the test images of each domain
-among the training images of the same domain, mean over domains.
+The measure is k-NN accuracy (20 neighbours, the 8 groups of emoji) of the test images of each
+domain among the training images of the same domain, mean over domains.
 
 One JSON file a finished run under `benchmarks/results/methods/`; finished runs are skipped.
 """

@@ -5,7 +5,7 @@
 SimCLR on random images of six domains, batch 256, two views. Time: steps with and without the
 module take turns in one process (their order swaps every round), and the ratio is the median over
 rounds of paired ratios. Memory: a process for each, its peak resident size on a CPU and the
-allocator's peak on a GPU, less what the process holds before the first step. Writes one JSON a
+allocator's peak on a GPU, less what the process holds before the model is made. Writes one JSON a
 device under `benchmarks/results/overhead/`.
 """
 

@@ -14,11 +14,13 @@ from torch import nn
 from ddm import DomainDisentanglement, Pooled
 
 
-def freeze(module: nn.Module) -> nn.Module:
-    """No gradients, and batch norm as it was."""
-    module.requires_grad_(False).eval()
-    module.train = lambda mode=True: module  # Stays so when the whole is put into training mode.
-    return module
+def train_mode(encoder: nn.Module) -> None:
+    """Training mode for what learns; frozen parts stay as they were, their batch norm too."""
+    encoder.train()
+    for part in encoder.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            part.eval()
 
 
 def partly_frozen() -> tuple[nn.Module, int]:
@@ -26,13 +28,13 @@ def partly_frozen() -> tuple[nn.Module, int]:
     encoder = create_model("resnet10t", num_classes=0)
     for name, child in encoder.named_children():
         if name != "layer4":
-            freeze(child)
+            child.requires_grad_(False)
     return encoder, encoder.num_features
 
 
 def frozen_with_adapter(dim: int = 128) -> tuple[nn.Module, int]:
     """A frozen encoder and a trained adapter: `ddm.split(...)` is read after the adapter."""
-    encoder = freeze(create_model("resnet10t", num_classes=0))
+    encoder = create_model("resnet10t", num_classes=0).requires_grad_(False)
     adapter = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, dim))
     return nn.Sequential(encoder, adapter), dim
 
@@ -50,7 +52,7 @@ def main(encoder: nn.Module, dim: int, steps: int = 3) -> nn.Module:
     ddm = DomainDisentanglement(dim, num_domains=3)
     trained = [p for p in [*encoder.parameters(), *ddm.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    encoder.train()
+    train_mode(encoder)
     for _ in range(steps):
         domains = torch.randint(3, (16,))
         images = torch.rand(16, 3, 64, 64) + domains[:, None, None, None]

@@ -107,20 +107,20 @@ def test_safetensors_and_run_folders(tmp_path):
 
 def test_what_does_not_match_is_reported(tmp_path):
     state = fresh(RESNET, 1).state_dict()
-    state["layer1.0.conv1.weight"] = torch.ones(3, 3)
-    del state["layer2.0.bn1.bias"]
+    state["conv1.0.weight"] = torch.ones(3, 3)
+    del state["conv1.1.bias"]
     state["fc.weight"] = torch.ones(2, 2)
     torch.save(state, tmp_path / "a.pth")
     encoder = fresh(RESNET, 2)
-    kept = encoder.layer1[0].conv1.weight.clone()
+    kept = encoder.conv1[0].weight.clone()
     matched = adapt(encoder, str(tmp_path / "a.pth"), RESNET)
     assert dict(matched.missing) == {
-        "layer1.0.conv1.weight": f"shape (3, 3), not {tuple(kept.shape)}",
-        "layer2.0.bn1.bias": "not there",
+        "conv1.0.weight": f"shape (3, 3), not {tuple(kept.shape)}",
+        "conv1.1.bias": "not there",
     }
     assert matched.unused == ("fc.weight",)
-    assert torch.equal(encoder.layer1[0].conv1.weight, kept)
-    for part in ("layer2.0.bn1.bias (not there)", "not used: fc.weight"):
+    assert torch.equal(encoder.conv1[0].weight, kept)
+    for part in ("conv1.1.bias (not there)", "not used: fc.weight"):
         assert part in str(matched)
 
 
@@ -157,6 +157,13 @@ def test_bad_sources(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"nonsense")
     with pytest.raises(DdmError, match=r"a\.safetensors: not a readable safetensors"):
         adapt(encoder, str(tmp_path / "a.safetensors"), RESNET)
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(DdmError, match=r"empty\.pth: cannot be read as tensors alone \("):
+        adapt(encoder, str(tmp_path / "empty.pth"), RESNET)
+    with pytest.raises(DdmError, match="a folder without encoder"):
+        adapt(encoder, str(tmp_path), RESNET)
+    with pytest.raises(DdmError, match="File name too long"):
+        adapt(encoder, "x" * 5000, RESNET)
     (tmp_path / "b.pth").write_bytes(b"nonsense")
     with pytest.raises(DdmError, match=r"b\.pth: cannot be read as tensors"):
         adapt(encoder, str(tmp_path / "b.pth"), RESNET)
@@ -164,13 +171,66 @@ def test_bad_sources(tmp_path):
     with pytest.raises(DdmError, match="holds no tensors"):
         adapt(encoder, str(tmp_path / "c.pth"), RESNET)
     torch.save(nn.Linear(3, 4).state_dict(), tmp_path / "d.pth")
-    with pytest.raises(DdmError, match="nothing in it fits encoder 'resnet10t'"):
+    with pytest.raises(DdmError, match=r"d\.pth does not fit encoder 'resnet10t': it has names"):
         adapt(encoder, str(tmp_path / "d.pth"), RESNET)
     spoilt = fresh(RESNET, 1).state_dict()
     spoilt["layer1.0.conv1.weight"][0, 0] = float("nan")
     torch.save(spoilt, tmp_path / "e.pth")
     with pytest.raises(DdmError, match=r"layer1\.0\.conv1\.weight is not finite"):
         adapt(encoder, str(tmp_path / "e.pth"), RESNET)
+
+
+def change(name, value):
+    def changed(model):
+        state = dict(model.state_dict())
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value(state[name]) if callable(value) else value
+        return state
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        # Another depth, in either direction, and weights that are none.
+        (lambda m: {k: v for k, v in m.state_dict().items() if "layer4" not in k}, "lacks layer4"),
+        (change("layer1.1.conv1.weight", torch.ones(3, 3)), r"is deeper: layer1\.1\.conv1"),
+        (change("layer2.0.bn1.bias", None), r"lacks layer2\.0\.bn1\.bias"),
+        (change("layer1.0.conv1.weight", lambda w: w.to(torch.int8)), r"lacks layer1\.0\.conv1"),
+        (change("layer1.0.conv1.weight", lambda w: w.cfloat()), r"lacks layer1\.0\.conv1"),
+        (change("layer1.0.conv1.weight", lambda w: w.to_sparse()), r"lacks layer1\.0\.conv1"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused(tmp_path, build, message):
+    torch.save(build(fresh(RESNET, 1)), tmp_path / "other.pth")
+    encoder = fresh(RESNET, 2)
+    before = encoder.layer3[0].conv1.weight.clone()
+    with pytest.raises(DdmError, match=f"does not fit encoder 'resnet10t': it .*{message}"):
+        adapt(encoder, str(tmp_path / "other.pth"), RESNET)
+    assert torch.equal(encoder.layer3[0].conv1.weight, before)
+
+
+def test_other_positions_than_a_square_grid(tmp_path):
+    torch.manual_seed(0)
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+    for shape in ((1, 196, 192), (1, 120, 192)):  # Without a class token; 8 x 15.
+        source["pos_embed"] = torch.rand(shape)
+        torch.save(source, tmp_path / "a.pth")
+        matched = adapt(fresh(VIT, 2), str(tmp_path / "a.pth"), VIT)
+        assert [name for name, _ in matched.missing] == ["pos_embed"]
+
+
+def test_lightlys_own_resnet_is_told_apart(tmp_path):
+    """`ResNetGenerator` has neither activations nor pooling among its children."""
+    children = list(fresh(RESNET, 1).children())
+    holders = nn.Sequential(*[child for child in children if child.state_dict()])
+    torch.save({"state_dict": under("backbone.", holders)}, tmp_path / "a.ckpt")
+    encoder = fresh(RESNET, 2)
+    assert adapt(encoder, str(tmp_path / "a.ckpt"), RESNET).missing == ()
+    assert torch.equal(encoder.layer3[0].conv1.weight, children[6][0].conv1.weight)
 
 
 def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch, capsys):

@@ -109,7 +109,7 @@ MORE_STEPS = 10
 class Pretrained(nn.Module):
     """A method on an encoder with batch norm, and the module."""
 
-    def __init__(self, name: str, objectives: str, ranks: int) -> None:
+    def __init__(self, name: str, objectives: str, synchronize: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
         encoder = nn.Sequential(
@@ -128,7 +128,7 @@ class Pretrained(nn.Module):
             names = COMBINATIONS[objectives][1]
             chosen: Any = dict(zip(("variant", "invariance", "independence"), names, strict=True))
             self.ddm = DomainDisentanglement(12, NUM_DOMAINS, 4, **chosen)
-        if ranks > 1:
+        if synchronize:
             synchronize_batch_norm(self.method)
         self.double()
 
@@ -139,9 +139,11 @@ class Pretrained(nn.Module):
         return output.loss + self.ddm(output.features, domains).loss
 
 
-def pretrain(name: str, objectives: str, rank: int | None) -> dict[str, Any]:
+def pretrain(
+    name: str, objectives: str, rank: int | None, synchronize: bool = True
+) -> dict[str, Any]:
     """Ten steps on the images of a rank, or of all."""
-    inner = Pretrained(name, objectives, 1 if rank is None else RANKS)
+    inner = Pretrained(name, objectives, synchronize and rank is not None)
     model = inner if rank is None else DistributedDataParallel(inner)
     mine = slice(None) if rank is None else slice(rank * SAMPLES, (rank + 1) * SAMPLES)
     optimizer = torch.optim.SGD([p for p in inner.parameters() if p.requires_grad], 0.05, 0.9)
@@ -177,12 +179,14 @@ def bare_barlow_twins(rank: int | None) -> float:
 
 
 def unequal(rank: int) -> str:
-    """What a last batch that does not divide is told."""
-    try:
-        gather_rows(torch.zeros(3 + rank, 2))
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+    """What a last batch that does not divide is told, and a number without rows."""
+    told = []
+    for rows in (torch.zeros(3 + rank, 2), torch.zeros(())):
+        try:
+            gather_rows(rows)
+        except ValueError as error:
+            told.append(str(error))
+    return " / ".join(told)
 
 
 def simclr() -> SimCLR:
@@ -241,6 +245,7 @@ def work(rank: int, folder: Path) -> None:
     for name in METHODS:
         for objectives in OBJECTIVES:
             found[f"{name} {objectives}"] = pretrain(name, objectives, rank)
+    found["each its own norm"] = pretrain("simclr", "none", rank, synchronize=False)["losses"]
     found["unequal"] = unequal(rank)
     found["bare_barlow_twins"] = bare_barlow_twins(rank)
     torch.save(found, folder / f"{rank}.pt")
@@ -343,17 +348,16 @@ def test_lightlys_barlow_twins_on_two_ranks_is_not_one_process(
         assert abs(found["bare_barlow_twins"] / bare_barlow_twins(None) - 1) > 1e-3
 
 
-def test_batch_norm_of_each_rank_alone_is_not_one_process(ranks: list[dict[str, Any]]) -> None:
-    # What the layer is for: the two halves of the batch have other means than the whole.
-    images = torch.randn(2 * SAMPLES, 3, generator=torch.Generator().manual_seed(0))
-    norm = nn.BatchNorm1d(3)
-    halves = torch.cat([norm(half) for half in images.chunk(2)])
-    assert (halves - norm(images)).abs().max() > 0.1
+def test_with_batch_norm_of_each_rank_alone_they_are_not(ranks: list[dict[str, Any]]) -> None:
+    mean = torch.tensor([found["each its own norm"] for found in ranks]).mean(0)
+    alone = torch.tensor(pretrain("simclr", "none", rank=None)["losses"])
+    assert ((mean - alone).abs() / alone > 1e-3).all()
 
 
 def test_ranks_of_unequal_size_are_told_so(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert "[(3, 2), (4, 2)]" in found["unequal"] and "drop_last" in found["unequal"]
+        assert "a single number has no rows" in found["unequal"]
 
 
 def test_on_one_process_global_batch_norm_is_batch_norm() -> None:
@@ -372,6 +376,15 @@ def test_on_one_process_global_batch_norm_is_batch_norm() -> None:
     for_gpu = synchronize_batch_norm(copy.deepcopy(plain), "cuda").eval()
     torch.testing.assert_close(for_gpu(x), plain.eval()(x))
     assert isinstance(for_gpu[3], nn.SyncBatchNorm)
+
+
+def test_a_batch_norm_of_an_unknown_kind_is_refused() -> None:
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match="1 is a Doubled, which cannot be made"):
+        synchronize_batch_norm(nn.Sequential(nn.Conv2d(3, 3, 1), Doubled(3)))
 
 
 def test_simclr_repels_the_images_of_all_ranks(ranks: list[dict[str, Any]]) -> None:

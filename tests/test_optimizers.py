@@ -1,9 +1,15 @@
 """Which parameters decay, at which rate, and how the rate runs."""
 
 import pytest
+import torch
 from torch import nn
 
-from ddm.optimizers import OptimizerSettings, cosine_with_warmup, make_optimizer
+from ddm.optimizers import (
+    OptimizerSettings,
+    clip_gradients,
+    cosine_with_warmup,
+    make_optimizer,
+)
 
 
 def test_schedule_rises_then_falls_along_a_cosine():
@@ -33,3 +39,23 @@ def test_the_rate_can_grow_with_the_root_of_the_batch():
     settings = OptimizerSettings("sgd", 0.1, 0.0, scaling="sqrt")
     optimizer = make_optimizer([nn.Linear(2, 2)], settings, batch=1024)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+def test_norms_and_biases_can_have_a_rate_of_their_own():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    settings = OptimizerSettings("lars", 0.2, 1e-6, free_learning_rate=0.0048)
+    decayed, free = make_optimizer([module], settings, 512).param_groups
+    assert (decayed["lr"], free["lr"]) == (0.4, pytest.approx(0.0096))
+    same = OptimizerSettings("lars", 0.2, 1e-6)
+    assert [g["lr"] for g in make_optimizer([module], same, 512).param_groups] == [0.4, 0.4]
+
+
+def test_each_gradient_is_cut_by_itself():
+    long, short = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    long.grad, short.grad = torch.tensor([30.0, 40.0]), torch.tensor([0.3, 0.4])
+    optimizer = torch.optim.SGD([long, short], 0.1)
+    clip_gradients(optimizer, OptimizerSettings("sgd", 0.1, 0.0))
+    assert long.grad.tolist() == [30, 40]
+    clip_gradients(optimizer, OptimizerSettings("sgd", 0.1, 0.0, clip_norm=3.0))
+    torch.testing.assert_close(long.grad, torch.tensor([1.8, 2.4]))
+    torch.testing.assert_close(short.grad, torch.tensor([0.3, 0.4]))

@@ -15,6 +15,7 @@ MAP, TOKENS, FLAT = torch.rand(2, 5, 3, 4), torch.rand(2, 7, 5), torch.rand(2, 5
     [
         (FLAT, {}, FLAT),
         (MAP, {}, MAP.sum((2, 3)) / 12),
+        (MAP, {"channels_last": True}, MAP.sum((1, 2)) / 15),
         (TOKENS, {}, TOKENS.sum(1) / 7),
         (TOKENS, {"tokens": "first"}, TOKENS[:, 0]),
         ((MAP, FLAT), {}, FLAT),

@@ -1,10 +1,13 @@
 """Runs on two processes: resumed as if never interrupted, and stopped together."""
 
 import csv
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 from ddm.checkpoints import load_checkpoint
 from ddm.methods import METHODS
 from ddm.run_folder import RunFolder
+from synthetic import write_folder
 
 PATIENCE = 240
 
@@ -76,6 +80,43 @@ def test_resume_on_two_ranks_equals_no_interruption(folder, method):
 
 
 def test_where_one_rank_stops_the_other_stops_with_its_error(folder):
-    first, second = ((folder / f"error-{rank}.txt").read_text() for rank in range(2))
+    first, second = ((folder / f"one-sided-{rank}.txt").read_text() for rank in range(2))
     assert second == "image 7 cannot be read any more"
     assert first == f"another process of this run stopped: {second}"
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(folder):
+    first, second = ((folder / f"nan-{rank}.txt").read_text() for rank in range(2))
+    assert first == "the loss is not finite at step 2 on another rank"
+    assert second.startswith("the loss is not finite at step 2: ssl; images of the batch: [")
+
+
+def test_batch_norm_is_over_all_ranks_and_the_decay_of_dino_rises(folder):
+    assert (folder / "norms.txt").read_text() == "GlobalBatchNorm"
+    decays = [float(x) for x in (folder / "decays.txt").read_text().split()]
+    steps = len(decays)
+    # Set before each step of the optimizer, so that a step sees the one before it.
+    expected = [0.4 - 0.36 * (math.cos(math.pi * k / steps) + 1) / 2 for k in range(steps - 1)]
+    assert decays == pytest.approx([0.04, *expected]) and steps > 4
+
+
+def test_a_killed_rank_takes_the_other_with_it_and_says_how_to_go_on(tmp_path):
+    """Through the command line, where Lightning starts the second process and watches it."""
+    images = write_folder(tmp_path / "images", each=20)
+    command = [sys.executable, "-m", "ddm", "pretrain", images, "-o", tmp_path / "run"]
+    options = "--size 16 --epochs 500 --batch_size 8 --workers 0 --devices 2 --accelerator cpu"
+    process = subprocess.Popen(
+        [*command, *options.split()], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        end = time.monotonic() + PATIENCE / 2
+        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        others = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+        os.kill(int(others.stdout.split()[0]), signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert "another process of this run died, most often for want of memory; `ddm resume" in error

@@ -41,8 +41,20 @@ def work(folder: Path) -> None:
             raise Stop("as if it was killed")
         return whole_step(self, batch, batch_idx)
 
+    norms: set[str] = set()
+    decays: list[float] = []
+
+    def watched(self: Pretraining, batch: object, batch_idx: int) -> torch.Tensor:
+        norms.update(type(m).__name__ for m in self.modules() if "BatchNorm" in type(m).__name__)
+        decays.append(self.trainer.optimizers[0].param_groups[0]["weight_decay"])
+        return whole_step(self, batch, batch_idx)
+
     for method in METHODS:
+        Pretraining.training_step = watched
         pretrain(settings(method, "whole"), dataset)
+        if method == "dino":
+            (folder / "decays.txt").write_text(" ".join(map(str, decays)))
+        decays.clear()
         Pretraining.training_step = broken
         try:
             pretrain(settings(method, "broken"), dataset)
@@ -53,16 +65,35 @@ def work(folder: Path) -> None:
         Pretraining.training_step = whole_step
         resume(folder / "broken" / method, dataset)
 
+    (folder / "norms.txt").write_text(" ".join(sorted(norms)))
+
+    def not_a_number(self: Pretraining, batch: object, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 2 and self.global_rank == 1:
+            whole = self.method.forward
+
+            def spoilt(views: list[torch.Tensor]) -> object:
+                output = whole(views)
+                return type(output)(output.loss * float("nan"), output.features)
+
+            self.method.forward = spoilt
+        return whole_step(self, batch, batch_idx)
+
+    def tell(what: str, step: object) -> None:
+        Pretraining.training_step = step
+        try:
+            pretrain(settings("simclr", what), dataset)
+        except DdmError as error:
+            rank = 0 if is_first_process() else 1
+            (folder / f"{what}-{rank}.txt").write_text(str(error))
+
+    tell("nan", not_a_number)
+
     def one_sided(self: Pretraining, batch: object, batch_idx: int) -> torch.Tensor:
         if self.global_step == 2 and self.global_rank == 1:
             raise DdmError("image 7 cannot be read any more")
         return whole_step(self, batch, batch_idx)
 
-    Pretraining.training_step = one_sided
-    try:
-        pretrain(settings("simclr", "one-sided"), dataset)
-    except DdmError as error:
-        (folder / f"error-{0 if is_first_process() else 1}.txt").write_text(str(error))
+    tell("one-sided", one_sided)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,38 +75,76 @@ def adapt(encoder: nn.Module, source: str, spec: EncoderSpec) -> Matched:
         What matched and what did not.
 
     Raises:
-        DdmError: no such name or file, a file that cannot be read safely, or nothing in it that
-            fits the encoder.
+        DdmError: no such name or file, a file that cannot be read safely, or one of another
+            architecture: apart from the first layer and the positions, which depend on the size of
+            the images, every tensor must be there, and no further layer of the same stages.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = path / "encoder.safetensors"
-    tensors = read_tensors(path) if path.exists() else _from_timm(source, spec)
+    tensors = _tensors_of(source, spec)
     own = encoder.state_dict()
-    prefix, renamed = _best_prefix(own, tensors, _names_by_position(encoder))
+    prefix, renamed = _best_prefix(own, tensors, _positions(encoder, tensors))
     chosen: dict[str, Tensor] = {}
     missing: list[tuple[str, str]] = []
     for name, mine in own.items():
         theirs = renamed.get(name)
         if theirs is not None and name == "pos_embed" and theirs.shape != mine.shape:
-            theirs = _resample_positions(theirs, mine, encoder)
+            theirs = _resample_positions(theirs, mine)
         if theirs is None:
             missing.append((name, "not there"))
         elif theirs.shape != mine.shape:
             missing.append((name, f"shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"))
+        elif theirs.is_floating_point() != mine.is_floating_point() or theirs.is_complex():
+            missing.append((name, f"{theirs.dtype}, not {mine.dtype}"))
         elif theirs.is_floating_point() and not torch.isfinite(theirs).all():
             raise DdmError(f"--init {source}: {prefix}{name} is not finite; choose another file")
         else:
             chosen[name] = theirs
-    if not any(own[name].ndim > 1 for name in chosen):
-        raise DdmError(
-            f"--init {source}: nothing in it fits encoder {spec.name!r}, which has names such as "
-            f"{next(iter(own))}; it has names such as {', '.join(list(tensors)[:3])}. Choose the "
-            "--encoder that these weights belong to"
-        )
-    encoder.load_state_dict(chosen, strict=False)
     unused = tuple(sorted(set(renamed) - set(own)))
-    return Matched(source, prefix, tuple(chosen), tuple(missing), unused)
+    matched = Matched(source, prefix, tuple(chosen), tuple(missing), unused)
+    _require_same_architecture(matched, own, tensors, spec)
+    encoder.load_state_dict(chosen, strict=False)
+    return matched
+
+
+def _require_same_architecture(
+    matched: Matched, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spec: EncoderSpec
+) -> None:
+    first = next(name for name, tensor in own.items() if tensor.ndim > 1)
+    stem = first.split(".")[0]
+    absent = [
+        name
+        for name, _ in matched.missing
+        if own[name].ndim and name.split(".")[0] not in (stem, "pos_embed", "patch_embed")
+    ]
+    stages = {name.split(".")[0] for name in own}
+    deeper = [name for name in matched.unused if name.split(".")[0] in stages]
+    if not any(own[name].ndim > 1 for name in matched.loaded):
+        problem = f"it has names such as {', '.join(list(tensors)[:3])}"
+    elif absent:
+        problem = f"it lacks {', '.join(absent[:3])}" + (" and more" if len(absent) > 3 else "")
+    elif deeper:
+        problem = f"it is deeper: {', '.join(deeper[:3])}" + (" and more" if deeper[3:] else "")
+    else:
+        return
+    raise DdmError(
+        f"--init {matched.source} does not fit encoder {spec.name!r}: {problem}. Choose the "
+        "--encoder that these weights belong to"
+    )
+
+
+def _tensors_of(source: str, spec: EncoderSpec) -> dict[str, Tensor]:
+    path = Path(source)
+    try:
+        if path.is_dir():
+            path = path / "encoder.safetensors"
+            if not path.exists():
+                raise DdmError(
+                    f"--init {source}: a folder without encoder.safetensors; give a finished run, "
+                    "or a file"
+                )
+        exists = path.exists()
+    except OSError as error:
+        raise DdmError(f"--init {source[:80]}: {error.strerror}") from None
+    return read_tensors(path) if exists else _from_timm(source, spec)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -125,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DdmError(
-            f"--init {path}: cannot be read as tensors alone ({str(error).splitlines()[0][:200]}). "
+            f"--init {path}: cannot be read as tensors alone ({_first_line(error)}). "
             "If you trust the file, load it where it was made and save its weights with "
             "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
         ) from None
@@ -135,14 +174,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _dig(content: Any) -> dict[str, Tensor]:
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _dig(content: Any, depth: int = 0) -> dict[str, Tensor]:
     """The state dict inside whatever a checkpoint is."""
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or depth > 4:
         return {}
     for holder in _HOLDERS:
-        if isinstance(content.get(holder), Mapping) and (inner := _dig(content[holder])):
+        if isinstance(content.get(holder), Mapping) and (inner := _dig(content[holder], depth + 1)):
             return inner
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    return {
+        str(k): v for k, v in content.items() if isinstance(v, Tensor) and v.layout == torch.strided
+    }
 
 
 def _from_timm(name: str, spec: EncoderSpec) -> dict[str, Tensor]:
@@ -161,17 +207,33 @@ def _from_timm(name: str, spec: EncoderSpec) -> dict[str, Tensor]:
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] or type(error).__name__
         raise DdmError(
-            f"--init {name}: timm cannot load these weights ({reason}); check the connection, or "
-            "give a file that was downloaded elsewhere"
+            f"--init {name}: timm cannot load these weights ({_first_line(error)}); check the "
+            "connection, or give a file that was downloaded elsewhere"
         ) from None
     return dict(model.state_dict())
 
 
-def _names_by_position(encoder: nn.Module) -> dict[str, str]:
-    """``"4" -> "layer1"``: what a child is called in ``nn.Sequential(*encoder.children())``."""
-    return {str(i): name for i, (name, _) in enumerate(encoder.named_children())}
+def _positions(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """``"4" -> "layer1"``: what a child is called in ``nn.Sequential(*encoder.children())``.
+
+    Children without tensors (activations, pooling) are counted in some libraries' encoders and are
+    not there in others', so the k-th number that occurs among the names is the k-th child that
+    holds any.
+    """
+    holders = [name for name, child in encoder.named_children() if child.state_dict()]
+    # The numbers follow one prefix; the longest run of them is the encoder's.
+    numbers: dict[str, list[int]] = {}
+    for key in tensors:
+        parts = key.split(".")
+        for cut, part in enumerate(parts[:-1]):
+            if part.isdigit():
+                found = numbers.setdefault(".".join(parts[:cut]), [])
+                if int(part) not in found:
+                    found.append(int(part))
+                break
+    fitting = [sorted(n) for n in numbers.values() if len(n) == len(holders)]
+    return dict(zip(map(str, fitting[0]), holders, strict=True)) if fitting else {}
 
 
 def _best_prefix(
@@ -188,7 +250,8 @@ def _best_prefix(
             prefix, rest = ".".join(parts[:cut]), parts[cut:]
             for positional in (False, True):
                 name = _rename(rest, by_position) if positional else ".".join(rest)
-                if name in own and own[name].shape == tensor.shape:
+                # Counters and other single numbers say nothing of where they belong.
+                if tensor.ndim and name in own and own[name].shape == tensor.shape:
                     counts[prefix, positional] += tensor.numel()
     if not counts:
         return "", {}
@@ -211,13 +274,26 @@ def _rename(parts: list[str], by_position: Mapping[str, str]) -> str:
     return ".".join([by_position.get(parts[0], parts[0]), *parts[1:]])
 
 
-def _resample_positions(theirs: Tensor, mine: Tensor, encoder: nn.Module) -> Tensor:
-    """A vision transformer's positions, interpolated for another image size."""
+def _resample_positions(theirs: Tensor, mine: Tensor) -> Tensor:
+    """A vision transformer's positions, interpolated for another image size.
+
+    Left as they are where either is not the square grid that it is taken for.
+    """
     from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
-    prefix = int(getattr(encoder, "num_prefix_tokens", 0))
-    side = round((mine.shape[1] - prefix) ** 0.5)
-    if theirs.ndim != 3 or theirs.shape[2] != mine.shape[2] or side**2 != mine.shape[1] - prefix:
+    if theirs.ndim != 3 or mine.ndim != 3 or theirs.shape[2] != mine.shape[2]:
         return theirs
-    resampled: Tensor = resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=prefix)
+    sides = []
+    for length in (theirs.shape[1], mine.shape[1]):
+        # With a class token, with a distillation token too, with none.
+        fitting = [p for p in (1, 0, 2) if length > p and math.isqrt(length - p) ** 2 == length - p]
+        if not fitting:
+            return theirs
+        sides.append((fitting[0], math.isqrt(length - fitting[0])))
+    (their_prefix, their_side), (prefix, side) = sides
+    if their_prefix != prefix:
+        return theirs
+    resampled: Tensor = resample_abs_pos_embed(
+        theirs, [side, side], [their_side, their_side], num_prefix_tokens=prefix
+    )
     return resampled

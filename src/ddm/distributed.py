@@ -46,11 +46,13 @@ def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
         Tensor with ``world_size()`` times as many rows; ``rows`` itself on one process.
 
     Raises:
-        ValueError: ranks bring different shapes. (Looked at on the CPU only: on GPUs every step
-            would wait for it.)
+        ValueError: no dimension to gather along, or ranks that bring different shapes. (The latter
+            is looked at on the CPU only: on GPUs every step would wait for it.)
     """
     if world_size() == 1:
         return rows
+    if rows.ndim == 0:
+        raise ValueError("a single number has no rows to gather; give it a dimension: x[None]")
     if rows.device.type == "cpu":
         _require_equal_shapes(rows)
     gathered: Tensor = _Gather.apply(rows)
@@ -98,7 +100,8 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any number of dimensions will do: the second one holds the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        gathers = self.training and world_size() > 1
+        by_batch = self.training or self.running_mean is None
+        gathers = by_batch and world_size() > 1
         output: Tensor = self._over_all_ranks(input) if gathers else super().forward(input)
         # timm has layers that hold what follows the norm too.
         for name in ("drop", "act"):
@@ -119,7 +122,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         output = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
-        if self.track_running_stats:
+        if self.running_mean is not None:
             self._remember(mean.detach(), variance.detach(), count.detach())
         result: Tensor = output.to(input.dtype)
         return result
@@ -131,6 +134,17 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), share)
         self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), share)
+
+
+#: PyTorch's, and timm's with the activation that it holds.
+_KNOWN_BATCH_NORMS = (
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "SyncBatchNorm",
+    "BatchNormAct2d",
+    "GlobalBatchNorm",
+)
 
 
 def synchronize_batch_norm(module: nn.Module, device_type: str = "cpu") -> nn.Module:
@@ -147,13 +161,22 @@ def synchronize_batch_norm(module: nn.Module, device_type: str = "cpu") -> nn.Mo
 
     Returns:
         The module; another one only where it is itself a batch norm and the device a GPU.
+
+    Raises:
+        ValueError: a batch norm of an unknown kind, off the GPU.
     """
     if device_type == "cuda":
         import timm.layers
 
         converted: nn.Module = timm.layers.convert_sync_batchnorm(module)  # type: ignore
         return converted
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.__class__ = GlobalBatchNorm
+    for name, layer in module.named_modules():
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            continue
+        if type(layer).__name__ not in _KNOWN_BATCH_NORMS:
+            raise ValueError(
+                f"{name} is a {type(layer).__name__}, which cannot be made a batch norm over all "
+                f"ranks; known are {', '.join(_KNOWN_BATCH_NORMS)}"
+            )
+        layer.__class__ = GlobalBatchNorm
     return module

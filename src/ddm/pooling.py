@@ -13,11 +13,15 @@ KEYS = ("pooler_output", "x_norm_clstoken", "feats", "embedding", "features", "l
 
 
 def pool_features(
-    output: Any, key: str | int | None = None, tokens: Literal["mean", "first"] = "mean"
+    output: Any,
+    key: str | int | None = None,
+    tokens: Literal["mean", "first"] = "mean",
+    channels_last: bool = False,
 ) -> Tensor:
     """Features of shape (N, D) from an encoder's output.
 
-    A map (N, C, H, W) is averaged over its places. A sequence of tokens (N, L, D) is averaged too,
+    A map (N, C, H, W) is averaged over its places; timm's Swin and others give (N, H, W, C), which
+    ``channels_last=True`` says. A sequence of tokens (N, L, D) is averaged too,
     or its first one, the class token, is taken. Of a tuple or list the last entry is taken, of a
     mapping the first of the well-known keys that it has.
 
@@ -25,6 +29,7 @@ def pool_features(
         output: what the encoder returned.
         key: which entry of a mapping, tuple or list to take.
         tokens: ``"mean"`` or ``"first"``.
+        channels_last: whether maps are (N, H, W, C).
 
     Returns:
         Tensor of shape (N, D).
@@ -40,18 +45,18 @@ def pool_features(
                 f"the encoder returns a mapping with {', '.join(map(str, output))}; say which "
                 f"entry holds the features by key=, not {key!r}"
             )
-        return pool_features(output[key], None, tokens)
+        return pool_features(output[key], None, tokens, channels_last)
     if isinstance(output, Sequence) and not isinstance(output, str):
         place = -1 if key is None else key
         if not isinstance(place, int) or not -len(output) <= place < len(output):
             raise ValueError(f"the encoder returns {len(output)} outputs; key={key!r} is none")
-        return pool_features(output[place], None, tokens)
+        return pool_features(output[place], None, tokens, channels_last)
     if not isinstance(output, Tensor):
         raise ValueError(f"the encoder returns {type(output).__name__}, not tensors")
     if tokens not in ("mean", "first"):
         raise ValueError(f"tokens={tokens!r} must be 'mean' or 'first'")
     if output.ndim == 4:
-        return output.mean((2, 3))
+        return output.mean((1, 2) if channels_last else (2, 3))
     if output.ndim == 3:
         return output.mean(1) if tokens == "mean" else output[:, 0]
     if output.ndim == 2:
@@ -69,6 +74,7 @@ class Pooled(nn.Module):
         encoder: any module.
         key: see :func:`pool_features`.
         tokens: see :func:`pool_features`.
+        channels_last: see :func:`pool_features`.
     """
 
     def __init__(
@@ -76,11 +82,14 @@ class Pooled(nn.Module):
         encoder: nn.Module,
         key: str | int | None = None,
         tokens: Literal["mean", "first"] = "mean",
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.key = key
         self.tokens: Literal["mean", "first"] = tokens
+        self.channels_last = channels_last
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        return pool_features(self.encoder(*inputs, **named), self.key, self.tokens)
+        output = self.encoder(*inputs, **named)
+        return pool_features(output, self.key, self.tokens, self.channels_last)

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -245,15 +245,21 @@ def method_settings(config: PretrainConfig) -> Any:
     """
     kind = find_method(config.method).settings_type
     known = {f.name: f for f in fields(kind)}
+    if not isinstance(config.method_args, dict):
+        raise DdmError(f"method_args={config.method_args!r} must map names to numbers")
     for name, value in config.method_args.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}"
             raise DdmError(f"--method_args: {config.method} has no setting {name!r}; {hint}")
         wanted = type(known[name].default)
-        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+        fits = isinstance(value, int) or (wanted is float and isinstance(value, float))
+        if isinstance(value, bool) or not fits:
             raise DdmError(f"--method_args.{name}={value!r} must be of type {wanted.__name__}")
-    return kind(**config.method_args)
+    try:
+        return kind(**config.method_args)
+    except ValueError as error:
+        raise DdmError(f"--method_args: {error}") from None
 
 
 def _or_none(objective: str) -> str | None:
@@ -391,7 +397,10 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         run.save_domains(dataset)
         if training.matched is not None:
             run.save_matched(asdict(training.matched))
-            tqdm.write(f"ddm: {training.matched}", file=sys.stderr)
+            if training.matched.missing:
+                tell(f"--init: {training.matched}")
+            else:
+                tqdm.write(f"ddm: --init: {training.matched}", file=sys.stderr)
     if first and dataset.skipped:
         run.save_skipped(dataset)
         what = (
@@ -462,6 +471,11 @@ def _on_gpu(config: PretrainConfig) -> bool:
 
 
 def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
+    with _stopping_together(run) if training.config.devices > 1 else nullcontext():
+        return _fit_one(run, training, checkpoint)
+
+
+def _fit_one(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
     config = training.config
     if config.epochs == 0:
         if is_first_process():
@@ -496,10 +510,9 @@ def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | Non
         # It is: the sampler starts where the checkpoint says.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         try:
-            with _stopping_together(run):
-                trainer.fit(
-                    training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file)
-                )
+            trainer.fit(
+                training, ckpt_path=None if checkpoint is None else str(run.checkpoint_file)
+            )
         except SystemExit:
             # What Lightning makes of Ctrl-C.
             if trainer.interrupted:
@@ -546,9 +559,11 @@ def _stopping_together(run: RunFolder) -> Iterator[None]:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 run.stopped_file.write_text(reason, encoding="utf-8")
             raise
-        end = time.monotonic() + 3
+        # A process that raises writes before it goes. Not longer: Lightning kills the first process
+        # where it notices the death of another before this one has said its line.
+        end = time.monotonic() + 0.5
         while not run.stopped_file.exists() and time.monotonic() < end:
-            time.sleep(0.1)
+            time.sleep(0.05)
         if run.stopped_file.exists():
             reason = run.stopped_file.read_text(encoding="utf-8")
             raise DdmError(f"another process of this run stopped: {reason}") from None

@@ -10,7 +10,7 @@ import torch
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
-from ddm.methods import BYOL
+from ddm.methods import BYOL, BarlowTwins
 from ddm.methods.base import MomentumCopy
 from ddm.methods.byol import BYOLSettings
 
@@ -131,6 +131,10 @@ def test_views_are_those_of_table_6() -> None:
     first, second = make().views(224)
     assert (first.blur, first.solarize) == (1.0, 0.0)
     assert (second.blur, second.solarize) == (0.1, 0.2)
+    for view in (first, second):
+        assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.2, 0.1)
+        assert view.crop_scale == (0.08, 1.0)
+    assert BarlowTwins(nn.Linear(2, 2), 2).views(224) == [first, second]
     # Small images stay sharp.
     assert [v.blur for v in make().views(32)] == [0.0, 0.0]
     assert [v.solarize for v in make().views(32)] == [0.0, 0.2]

@@ -9,7 +9,7 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.methods.base import Method, MethodOutput, simclr_view
+from ddm.methods.base import Method, MethodOutput, byol_views, require_range, require_widths
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -27,6 +27,10 @@ class BarlowTwinsSettings:
     redundancy: float = 5e-3
     hidden_dim: int = 1024
     output_dim: int = 1024
+
+    def __post_init__(self) -> None:
+        require_range(self, 0, 1e6, "redundancy")
+        require_widths(self, "hidden_dim", "output_dim")
 
 
 class BarlowTwins(Method):
@@ -62,8 +66,7 @@ class BarlowTwins(Method):
         self.head = BarlowTwinsProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
 
     def views(self, size: int) -> list[ViewSettings]:
-        # Appendix: BYOL's views, solarised in the second.
-        return [simclr_view(size), simclr_view(size, solarize=0.2)]
+        return byol_views(size)  # Appendix A.
 
     def step(self, views: list[Tensor]) -> MethodOutput:
         features = self.encoder(torch.cat(views))

@@ -115,14 +115,40 @@ class Method(nn.Module):
         """Called after each step of the optimizer."""
 
 
-def simclr_view(size: int, **changes: float) -> ViewSettings:
+def require_widths(settings: Any, *names: str) -> None:
+    """Refuse settings that are no positive whole numbers.
+
+    Raises:
+        ValueError: one is not; it is named.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not 1 <= value <= 1 << 20:
+            raise ValueError(f"{name}={value} must lie between 1 and {1 << 20}")
+
+
+def require_range(settings: Any, low: float, high: float, *names: str) -> None:
+    """Refuse settings outside ``[low, high]``; not-a-number lies outside.
+
+    Raises:
+        ValueError: one is; it is named.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value} must lie in [{low:g}, {high:g}]")
+
+
+def simclr_view(size: int, **changes: Any) -> ViewSettings:
     """The view of SimCLR: strong colour jitter and blur; milder and sharp for small images.
 
     Chen et al., 2020 (arXiv 2002.05709), appendix A, and B.9 for CIFAR-10: strength 0.5 and no
-    blur.
+    blur. Crops cover 8% of the image and more; up to 64 pixels, where 8% would be a few pixels,
+    20% and more, as in MoCo.
     """
     strength = 0.5 if size <= 64 else 1.0
-    settings = {
+    settings: dict[str, Any] = {
+        "crop_scale": (0.2 if size <= 64 else 0.08, 1.0),
         "brightness": 0.8 * strength,
         "contrast": 0.8 * strength,
         "saturation": 0.8 * strength,
@@ -130,12 +156,29 @@ def simclr_view(size: int, **changes: float) -> ViewSettings:
         "blur": 0.0 if size <= 64 else 0.5,
         **changes,
     }
-    return ViewSettings(size, **settings)  # type: ignore[arg-type]
+    return ViewSettings(size, **settings)
+
+
+def byol_views(size: int) -> list[ViewSettings]:
+    """The two views of BYOL and Barlow Twins, the second of which is sometimes solarised.
+
+    Grill et al., 2020 (arXiv 2006.07733), table 6, above 64 pixels: milder colours than SimCLR's,
+    the first nearly always blurred, the second nearly never. Small images keep SimCLR's views for
+    small images: neither paper says what theirs would be.
+    """
+    if size <= 64:
+        return [simclr_view(size), simclr_view(size, solarize=0.2)]
+    mild = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+    return [
+        simclr_view(size, **mild, blur=1.0),
+        simclr_view(size, **mild, blur=0.1, solarize=0.2),
+    ]
 
 
 def moco_view(size: int) -> ViewSettings:
-    """The view of MoCo v2 and SimSiam: SimCLR's with colours jittered by half."""
-    return simclr_view(size, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    """The view of MoCo v2 and SimSiam: SimCLR's with half the colour jitter, crops from 20% on."""
+    mild = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    return simclr_view(size, crop_scale=(0.2, 1.0), **mild)
 
 
 def cosine(start: float, end: float, progress: float) -> float:

@@ -10,7 +10,15 @@ from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, MomentumCopy, cosine, simclr_view
+from ddm.methods.base import (
+    Method,
+    MethodOutput,
+    MomentumCopy,
+    cosine,
+    require_range,
+    require_widths,
+    simclr_view,
+)
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -25,10 +33,10 @@ class DINOSettings:
         teacher_temperature: of the teacher's softmax after its warm-up from 0.04.
         warmup: share of training over which the teacher's temperature rises.
         frozen: share of training over which the last layer stays as it is.
-        hidden_dim: width of the head.
+        hidden_dim: width of the head; the paper's is 2048.
         bottleneck_dim: width of its normalised bottleneck.
         output_dim: number of prototypes; the paper's 65536 is for ImageNet.
-        local_views: small crops, which the student alone sees.
+        local_views: small crops, which the student alone sees; the authors' code takes 8.
     """
 
     momentum: float = 0.996
@@ -41,6 +49,12 @@ class DINOSettings:
     output_dim: int = 4096
     local_views: int = 4
 
+    def __post_init__(self) -> None:
+        require_range(self, 0, 1, "momentum", "warmup", "frozen")
+        require_range(self, 1e-3, 100, "student_temperature", "teacher_temperature")
+        require_range(self, 0, 100, "local_views")
+        require_widths(self, "hidden_dim", "bottleneck_dim", "output_dim")
+
 
 class DINO(Method):
     """Emerging Properties in Self-Supervised Vision Transformers.
@@ -48,6 +62,9 @@ class DINO(Method):
     Caron et al., 2021 (arXiv 2104.14294), equation 3: a student matches, on all crops, what its
     slowly following teacher says of the two large ones; centring and sharpening of the teacher keep
     it from collapse. ``features`` hold the two large crops.
+
+    ``encoder`` is the student. The authors evaluate the teacher, an average over the last hundreds
+    of steps, which short runs leave far behind; both are in the checkpoint.
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim), for crops of both sizes.

@@ -10,7 +10,14 @@ from lightly.models.modules import MoCoProjectionHead
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.methods.base import Method, MethodOutput, MomentumCopy, moco_view
+from ddm.methods.base import (
+    Method,
+    MethodOutput,
+    MomentumCopy,
+    moco_view,
+    require_range,
+    require_widths,
+)
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -21,7 +28,8 @@ class MoCoSettings:
 
     Args:
         temperature: of the InfoNCE loss.
-        momentum: of the key encoder.
+        momentum: of the key encoder; the paper's 0.999 is for runs of 200 epochs of ImageNet, 0.99
+            is that of its authors' CIFAR-10 demonstration.
         queue_size: keys kept as negatives. The paper's 65536 is 5% of ImageNet; on a small data set
             as many would be the data set itself, many epochs old.
         hidden_dim: width of the projection head; the paper's 2048 is for a ResNet-50.
@@ -33,6 +41,11 @@ class MoCoSettings:
     queue_size: int = 4096
     hidden_dim: int = 512
     output_dim: int = 128
+
+    def __post_init__(self) -> None:
+        require_range(self, 1e-3, 100, "temperature")
+        require_range(self, 0, 1, "momentum")
+        require_widths(self, "queue_size", "hidden_dim", "output_dim")
 
 
 class KeyQueue(nn.Module):
@@ -69,8 +82,13 @@ class MoCo(Method):
     He et al., 2019 (arXiv 1911.05722) and Chen et al., 2020 (arXiv 2003.04297). A query attracts
     the key of the other view of its image, which a slowly following encoder makes, and is repelled
     by a queue of earlier keys: equation 1 of the former. One direction only, so ``features`` hold
-    one view. Under several ranks batch norm is synchronised, which does what the authors'
-    shuffling does.
+    one view.
+
+    The authors shuffle keys between GPUs, so that a query and its key do not share the statistics
+    of batch norm, by which the positive could be told without looking. Here both come from the
+    whole batch, on one rank or several: the cheat is open. On emoji it did no harm (k-NN beside
+    lightly's MoCo with shuffling and split batch norm: ``benchmarks/methods.py``); on other data
+    compare with an encoder without batch norm.
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim).

@@ -9,7 +9,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, simclr_view
+from ddm.methods.base import Method, MethodOutput, require_range, require_widths, simclr_view
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -27,6 +27,10 @@ class SimCLRSettings:
     temperature: float = 0.2
     hidden_dim: int = 512
     output_dim: int = 128
+
+    def __post_init__(self) -> None:
+        require_range(self, 1e-3, 100, "temperature")
+        require_widths(self, "hidden_dim", "output_dim")
 
 
 class SimCLR(Method):

@@ -9,7 +9,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, moco_view
+from ddm.methods.base import Method, MethodOutput, moco_view, require_widths
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -25,6 +25,9 @@ class SimSiamSettings:
 
     hidden_dim: int = 1024
     bottleneck_dim: int = 256
+
+    def __post_init__(self) -> None:
+        require_widths(self, "hidden_dim", "bottleneck_dim")
 
 
 class SimSiam(Method):
