@@ -162,4 +162,9 @@ def test_wrong_root(root):
             load_domainnet(given)
     for domain in ("clipart", "infograph", "painting"):
         shutil.rmtree(root / domain)
+    assert recognize(root) == "DomainNet, folders with split files"
+    for path in root.glob("*.txt"):
+        path.unlink()
     assert recognize(root) is None
+    with pytest.raises(DdmError, match=r"lacks 3 of DomainNet's 6 domains \(clipart, infograph"):
+        load_domainnet(root, classes=("bee",))

@@ -246,6 +246,18 @@ def test_domain_that_is_missing(root):
     assert table(dataset) == [row for row in table_of_all() if row[2] != "sketch"]
 
 
+def test_most_domains_are_missing(root):
+    """Split files tell what a folder is, and so does the user; two domains alone do not."""
+    shutil.rmtree(root / "sketch")
+    shutil.rmtree(root / "photo")
+    assert recognize(root) == "PACS, folders with split files"
+    for path in root.glob("*.txt"):
+        path.unlink()
+    assert recognize(root) is None
+    with pytest.raises(DdmError, match=r"lacks 2 of PACS's 4 domains \(photo, sketch\): complete"):
+        load_pacs(root)
+
+
 def test_class_that_is_missing(plain, tmp_path):
     shutil.copytree(plain, tmp_path / "PACS")
     shutil.rmtree(tmp_path / "PACS" / "sketch" / "person")
@@ -308,7 +320,7 @@ def test_other_folders_are_not_recognized(tmp_path):
     write_images(tmp_path / "other", [f"{domain}/rose/1.jpg" for domain in PACS.domains])
     assert recognize(tmp_path / "other") is None
     with pytest.raises(DdmError, match="does not hold PACS: give the folder that holds PACS's"):
-        load_pacs(tmp_path)
+        load_pacs(tmp_path / "other")
 
 
 def test_files_that_hold_the_rows(tmp_path):

@@ -355,14 +355,21 @@ def domain_table(benchmark: Benchmark, domains: Sequence[int]) -> DomainTable:
     )
 
 
-def holds(folder: Path, benchmark: Benchmark) -> bool:
+def holds(folder: Path, benchmark: Benchmark, named: bool = False) -> bool:
     """Whether a folder looks like the benchmark: over half of its domains, with classes of it.
 
     Over half, so that a truncated download is still known for what it is.
+
+    Args:
+        folder: where to look.
+        benchmark: what for.
+        named: something else names the benchmark, the user or its split files: then one domain is
+            enough, so that the others are told to be missing.
     """
+    least = 1 if named else len(benchmark.domains) // 2 + 1
     try:
         found = [e for e in _few(folder) if benchmark.domain(e.name) is not None and e.is_dir()]
-        return 2 * len(found) > len(benchmark.domains) and any(
+        return len(found) >= least and any(
             benchmark.label(entry.name) is not None
             for domain in found
             for entry in os.scandir(domain.path)

@@ -140,6 +140,6 @@ def _benchmark(root: Path) -> Benchmark | None:
 
 
 def _survey(root: Path, benchmark: Benchmark) -> Survey:
-    if not holds(root, benchmark):
+    if not holds(root, benchmark, named=True):
         raise wrong_root(root, benchmark, lambda place: holds(place, benchmark))
     return survey_folders(root, benchmark, f"{benchmark.title}, folders")

@@ -75,9 +75,9 @@ def load_domainnet(
 
 def recognize(root: Path) -> str | None:
     """In which layout DomainNet lies there, in a few words; None if it does not."""
-    if not holds(root, DOMAINNET):
-        return None
     files = _split_folder(root) is not None
+    if not holds(root, DOMAINNET, named=files):
+        return None
     return "DomainNet, folders with split files" if files else "DomainNet, folders"
 
 
@@ -85,9 +85,9 @@ def survey(root: Path, splits: Splits = "official", classes: Sequence[str] | Non
     """What lies there and what is wrong with it; raises `DdmError` if it is not DomainNet."""
     if splits not in get_args(Splits):
         raise DdmError(f"splits must be one of {get_args(Splits)}, not {splits!r}")
-    layout = recognize(root)
-    if layout is None:
+    if not holds(root, DOMAINNET, named=True):
         raise wrong_root(root, DOMAINNET, lambda place: recognize(place) is not None)
+    layout = recognize(root) or "DomainNet, folders"
     found = survey_folders(root, DOMAINNET, layout, classes)
     folder = _split_folder(root)
     if splits == "official" and folder is not None:

@@ -84,8 +84,8 @@ def load_pacs(
 
 def recognize(root: Path) -> str | None:
     """In which layout PACS lies there, in a few words; None if it does not."""
-    if _image_folder(root) is not None:
-        files = _split_folder(root) is not None
+    files = _split_folder(root) is not None
+    if _image_folder(root, named=files) is not None:
         return "PACS, folders with split files" if files else "PACS, folders"
     return "PACS, HDF5 files" if _hdf5_folder(root) is not None else None
 
@@ -94,12 +94,13 @@ def survey(root: Path, splits: Splits = "official") -> Survey:
     """What lies there and what is wrong with it; raises `DdmError` if it is not PACS."""
     if splits not in get_args(Splits):
         raise DdmError(f"splits must be one of {get_args(Splits)}, not {splits!r}")
-    layout, folder = recognize(root), _image_folder(root)
-    if layout is None:
-        raise wrong_root(root, PACS, lambda place: recognize(place) is not None)
+    folder = _image_folder(root, named=True)
     if folder is None:
-        return survey_hdf5(_hdf5_folder(root) or root, PACS, layout, splits)
-    found = survey_folders(folder, PACS, layout)
+        rows = _hdf5_folder(root)
+        if rows is None:
+            raise wrong_root(root, PACS, lambda place: recognize(place) is not None)
+        return survey_hdf5(rows, PACS, "PACS, HDF5 files", splits)
+    found = survey_folders(folder, PACS, recognize(root) or "PACS, folders")
     if splits == "official":
         files = _split_folder(root)
         if files is not None:
@@ -131,8 +132,8 @@ def _apply(found: Survey, folder: Path) -> None:
     apply_split_files(found, files, first_label=1)
 
 
-def _image_folder(root: Path) -> Path | None:
-    return next((root / below for below in _IMAGES if holds(root / below, PACS)), None)
+def _image_folder(root: Path, named: bool) -> Path | None:
+    return next((root / below for below in _IMAGES if holds(root / below, PACS, named)), None)
 
 
 def _split_folder(root: Path) -> Path | None:
