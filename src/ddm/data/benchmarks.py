@@ -50,6 +50,7 @@ class Benchmark:
         classes: its classes, in the order of their official labels.
         beside: folders that its archives and tools leave beside the domains, ``Path``-like names.
         everywhere: whether each domain holds each class.
+        by_name: whether equal file names in one domain are one image, filed under several classes.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Benchmark:
     classes: tuple[str, ...]
     beside: tuple[str, ...] = ()
     everywhere: bool = True
+    by_name: bool = False
 
     def domain(self, folder: str) -> int | None:
         """Index of the domain that a folder of this name holds."""
@@ -118,8 +120,22 @@ class Survey:
         """The official splits, shape (N,), or drawn ones where there are none."""
         if self.splits is not None:
             return np.array(self.splits, dtype=str)
-        # One image, one split, however an archive spelt the accents of its name.
-        return split_by_group([unicodedata.normalize("NFC", key) for key in self.keys])
+        return split_by_group(self.group_names())
+
+    def group_names(self) -> list[str]:
+        """A name of each image's group, N of them.
+
+        Under the usual names of domain and class, so that one image is drawn into one split however
+        an archive spelt its folders ("Real World", "RealWorld") and accents.
+        """
+        if self.rows is not None:
+            return self.keys
+        names = []
+        for key, domain, label in zip(self.keys, self.domains, self.labels, strict=True):
+            name = unicodedata.normalize("NFC", key.split("/", 2)[2])
+            middle = "" if self.benchmark.by_name else f"{self.benchmark.classes[label]}/"
+            names.append(f"{self.benchmark.domains[domain]}/{middle}{name}")
+        return names
 
     def refuse(self, partial: bool) -> None:
         """Raise `DdmError` at the first fault; ``partial`` forgives what is missing."""
@@ -302,6 +318,10 @@ def open_survey(
     reader, kept, skipped, enlarged = _keep_readable(survey, chosen, size, channels, strict)
     rows = np.array([chosen[k] for k in kept])
     keys = [survey.keys[i] for i in rows]
+    groups = np.arange(len(rows))
+    if benchmark.by_name:
+        names = survey.group_names()
+        groups = Labels.from_names([names[i] for i in rows]).index
     label_of = {label: i for i, label in enumerate(survey.wanted)}
     return ImageDataset(
         name=benchmark.title,
@@ -311,7 +331,7 @@ def open_survey(
         channels=channels,
         domains=domain_table(benchmark, [survey.domains[i] for i in rows]),
         splits=survey.final_splits()[rows],
-        groups=np.arange(len(rows)),
+        groups=groups,
         labels={
             "class": Labels(
                 np.array([label_of[survey.labels[i]] for i in rows], dtype=np.int64),

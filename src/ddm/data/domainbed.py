@@ -50,6 +50,8 @@ TERRA_INCOGNITA = Benchmark(
     beside=("eccv_18_all_images_sm", "eccv_18_annotation_files"),
     # DomainBed's script makes the folder of a class only where a camera saw it.
     everywhere=False,
+    # It files a picture of two animals twice; the copies must not part at a split.
+    by_name=True,
 )
 
 _ALL = (OFFICE_HOME, VLCS, TERRA_INCOGNITA)
