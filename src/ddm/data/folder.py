@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +49,8 @@ def load_folder(
             an unreadable image.
     """
     root = Path(root)
-    keys = _find_images(root)
-    with_classes = _has_classes(root, keys)
+    keys = find_images(root)
+    with_classes = has_classes(root, keys)
     reader, kept, skipped, enlarged = keep_readable(root, keys, size, channels, strict)
     keys = [keys[i] for i in kept]
     # macOS archives hold decomposed accents: "é" from there and from elsewhere are one class.
@@ -73,7 +73,7 @@ def load_folder(
     )
 
 
-def _find_images(root: Path) -> list[str]:
+def find_images(root: Path) -> list[str]:
     """Keys of all images below root, sorted."""
     if not root.exists():
         raise DdmError(f"{root} does not exist: give the folder that holds one sub-folder a domain")
@@ -82,20 +82,24 @@ def _find_images(root: Path) -> list[str]:
             f"{root} is not a folder: give the folder that holds one sub-folder a domain, "
             "or load a CSV or Parquet file as a manifest"
         )
-    keys = sorted(_walk(os.fspath(root), "", frozenset()))
+    keys = sorted(walk_images(os.fspath(root)))
     if not keys:
         raise DdmError(
             f"{root} holds no images: expected {root}/<domain>/<image> "
             f"or {root}/<domain>/<class>/<image>"
         )
-    # Such a key could be written neither to a report nor to a table.
+    check_unicode(root, keys)
+    return keys
+
+
+def check_unicode(root: Path, keys: Sequence[str]) -> None:
+    """Raise `DdmError` if a key could be written neither to a report nor to a table."""
     misnamed = [key for key in keys if not _is_unicode(key)]
     if misnamed:
         raise DdmError(
             f"{len(misnamed):,} image paths below {root} are not UTF-8, "
             f"first {os.fsencode(misnamed[0])!r}: rename them, with convmv for instance"
         )
-    return keys
 
 
 def _is_unicode(key: str) -> bool:
@@ -106,8 +110,24 @@ def _is_unicode(key: str) -> bool:
     return True
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Keys of the images in a folder; ``above`` identifies the folders on the way to it."""
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over wherever it lies."""
+    return name.startswith(".") or name in _IGNORED
+
+
+def walk_images(
+    folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Keys of the images in a folder and below it, in no order.
+
+    Args:
+        folder: where to look.
+        prefix: what each key starts with.
+        above: device and inode of the folders on the way to this one.
+
+    Raises:
+        DdmError: a folder that cannot be listed.
+    """
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:  # a symbolic link that leads back up
@@ -119,18 +139,18 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
             f"{folder} cannot be listed ({error.strerror}): make it readable or move it away"
         ) from error
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in _IGNORED:
+        if is_hidden(entry.name):
             continue
         # A broken link with an image's name goes on the list: it is reported as unreadable.
         if entry.is_dir(follow_symlinks=False) or (
             entry.is_symlink() and os.path.isdir(entry.path)
         ):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+            yield from walk_images(entry.path, f"{prefix}{entry.name}/", above | {here})
         elif is_image_name(entry.name):
             yield prefix + entry.name
 
 
-def _has_classes(root: Path, keys: list[str]) -> bool:
+def has_classes(root: Path, keys: list[str]) -> bool:
     """Whether the images lie in class folders; raises `DdmError` where the layout is not ours."""
     by_depth = {key.count("/"): key for key in reversed(keys)}
     if 0 in by_depth:

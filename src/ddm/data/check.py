@@ -1,0 +1,308 @@
+"""What a folder of images holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ddm.data.base import split_by_group
+from ddm.data.benchmarks import UNLISTED, Fault, Survey
+from ddm.data.folder import find_images, has_classes
+from ddm.data.images import UnreadableImage, read_image
+from ddm.data.recognition import recognize, refuse_near_miss
+from ddm.data.rows import Rows
+from ddm.errors import DdmError
+
+# Decoding at a small size still reads the whole file.
+_DECODED_SIZE = 32
+_AT_ONCE = 64
+_SHOWN = 5
+_CLASS_COLUMNS = 12
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many images of one domain, class and split there are; ``""`` where there is none."""
+
+    domain: str
+    label: str
+    split: str
+    images: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What lies in a folder.
+
+    Args:
+        root: the folder.
+        layout: what it is, in a few words.
+        images: how many, readable or not, duplicates included.
+        counts: how many by domain, class and split, those of which there are none left out.
+        faults: one line for each reason why a reader refuses the folder.
+        missing: domains, classes (``domain/class/``) and images that should be there.
+        unreadable: (image, reason).
+        duplicates_within: images of one domain whose files are equal byte by byte.
+        duplicates_across: such images that lie in several domains.
+        stray: files and folders that belong to no domain or class, folders with a final ``/``.
+        unlisted: images that no split file names, where there are split files.
+    """
+
+    root: str
+    layout: str
+    images: int
+    counts: tuple[Count, ...]
+    faults: tuple[str, ...]
+    missing: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    duplicates_within: tuple[tuple[str, ...], ...]
+    duplicates_across: tuple[tuple[str, ...], ...]
+    stray: tuple[str, ...]
+    unlisted: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether a reader takes the folder as it is."""
+        return not self.faults and self.images > len(self.unreadable)
+
+    def to_json(self) -> str:
+        """The report as a JSON object, with all names."""
+        return json.dumps({"usable": self.usable, **asdict(self)}, ensure_ascii=False, indent=1)
+
+    def __str__(self) -> str:
+        """The report as a table and the first names of each kind of trouble."""
+        return "\n".join([*self._head(), "", *self._table(), *self._troubles()])
+
+    def _head(self) -> list[str]:
+        domains = len({c.domain for c in self.counts})
+        labels = len({c.label for c in self.counts if c.label})
+        return [
+            f"{self.root}: {self.layout}",
+            f"{_number(self.images, 'image')}, {_number(domains, 'domain')}, "
+            + (_number(labels, "class", "classes") if labels else "no classes"),
+        ]
+
+    def _table(self) -> list[str]:
+        labels = sorted({c.label for c in self.counts if c.label})
+        splits = [
+            s for s in ("train", "val", "test", UNLISTED) if any(c.split == s for c in self.counts)
+        ]
+        total: Counter[tuple[str, str, str]] = Counter()
+        for c in self.counts:
+            for domain in (c.domain, "all"):
+                total[domain, "", ""] += c.images
+                total[domain, "split", c.split] += c.images
+                total[domain, "class", c.label] += c.images
+        columns = [("images", "", ""), *((s or "no split", "split", s) for s in splits)]
+        if len(labels) <= _CLASS_COLUMNS:
+            columns += [(label, "class", label) for label in labels]
+        rows = [["domain", *(title for title, _, _ in columns)]]
+        for domain in [*sorted({c.domain for c in self.counts}), "all"]:
+            rows.append([domain, *(f"{total[domain, kind, name]:,}" for _, kind, name in columns)])
+            if len(labels) > _CLASS_COLUMNS:
+                sizes = [total[domain, "class", label] for label in labels]
+                rows[-1].append(f"{min(sizes):,} to {max(sizes):,}")
+        if len(labels) > _CLASS_COLUMNS:
+            rows[0].append("per class")
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+
+    def _troubles(self) -> list[str]:
+        lines: list[str] = []
+
+        def tell(title: str, items: Sequence[str], all_of_them: bool = False) -> None:
+            if items:
+                shown = items if all_of_them else items[:_SHOWN]
+                lines.extend(["", f"{title}: {len(items):,}", *(f"  {item}" for item in shown)])
+                if len(items) > len(shown):
+                    lines.append(f"  ... and {len(items) - len(shown):,} more (--json lists all)")
+
+        tell("Refused by the reader", self.faults, all_of_them=True)
+        tell("Missing", self.missing)
+        tell("Unreadable", [f"{key} ({reason})" for key, reason in self.unreadable])
+        tell("Duplicated within a domain", [" = ".join(g) for g in self.duplicates_within])
+        tell("Duplicated across domains", [" = ".join(g) for g in self.duplicates_across])
+        tell("Stray", self.stray)
+        tell("In no split file", self.unlisted)
+        return lines or [
+            "",
+            "Nothing is missing, unreadable, duplicated or stray.",
+        ]
+
+
+def check_data(root: str | os.PathLike[str]) -> DataReport:
+    """Say what lies in a folder of images and what is wrong with it; every image is decoded.
+
+    Takes PACS, DomainNet, OfficeHome, VLCS and TerraIncognita in the layouts that the readers know,
+    and any folder that `load_folder` reads. What a reader refuses is reported, not raised. Works on
+    all cores, under a progress bar on stderr. Duplicates are files of equal content; the same
+    picture in another encoding is not found.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        The report; ``str(report)`` is a readable table.
+
+    Raises:
+        DdmError: a root that is missing, no folder or without images; the folder just above or
+            below a benchmark's; a folder that cannot be listed; a name that is not UTF-8; HDF5
+            files without ``h5py``, or damaged ones.
+    """
+    root = Path(root)
+    refuse_near_miss(root)
+    source = recognize(root)
+    found = _of_folder(root) if source is None else _of_survey(source.survey(root))
+    digests, unreadable = _read_all(found)
+    within, across = _duplicates(found, digests)
+    counts = Counter(zip(found.domains, found.labels, found.splits, strict=True))
+    return DataReport(
+        root=os.fspath(root),
+        layout=found.layout,
+        images=len(found.keys),
+        counts=tuple(Count(*place, n) for place, n in sorted(counts.items())),
+        faults=tuple(fault.message for fault in found.faults),
+        missing=tuple(
+            dict.fromkeys(
+                i for fault in found.faults if fault.kind == "missing" for i in fault.items
+            )
+        ),
+        unreadable=unreadable,
+        duplicates_within=within,
+        duplicates_across=across,
+        stray=tuple(found.stray),
+        unlisted=tuple(
+            key for key, s in zip(found.keys, found.splits, strict=True) if s == UNLISTED
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The images by name, N of them, with their domains, classes and splits by name."""
+
+    layout: str
+    folder: Path
+    keys: list[str]
+    domains: list[str]
+    labels: list[str]
+    splits: list[str]
+    faults: list[Fault]
+    stray: list[str]
+    rows: Rows | None = None
+
+
+def _of_survey(survey: Survey) -> _Found:
+    benchmark = survey.benchmark
+    return _Found(
+        survey.layout,
+        survey.folder,
+        survey.keys,
+        [benchmark.domains[i] for i in survey.domains],
+        [benchmark.classes[i] for i in survey.labels],
+        survey.final_splits().tolist(),
+        survey.faults,
+        survey.stray,
+        survey.rows,
+    )
+
+
+def _of_folder(root: Path) -> _Found:
+    keys = find_images(root)
+    faults, stray = [], []
+    try:
+        with_classes = has_classes(root, keys)
+    except DdmError as error:
+        faults.append(Fault("stray", str(error)))
+        with_classes = any(key.count("/") > 1 for key in keys)
+        depth = 2 if with_classes else 1
+        stray = [key for key in keys if key.count("/") < depth]
+    places = [unicodedata.normalize("NFC", key).split("/") for key in keys]
+    return _Found(
+        "folder of domains and classes" if with_classes else "folder of domains",
+        root,
+        keys,
+        [place[0] if len(place) > 1 else "" for place in places],
+        [place[1] if with_classes and len(place) > 2 else "" for place in places],
+        split_by_group(keys).tolist(),
+        faults,
+        stray,
+    )
+
+
+def _read_all(found: _Found) -> tuple[list[bytes], tuple[tuple[str, str], ...]]:
+    """A digest of each image's content (empty where it cannot be read), and the unreadable ones."""
+    read: Callable[[int], bytes]
+    if (rows := found.rows) is not None:
+
+        def read(i: int) -> bytes:
+            return _digest(rows.raw(i).tobytes())
+    else:
+
+        def read(i: int) -> bytes:
+            path = found.folder / found.keys[i]
+            read_image(path, _DECODED_SIZE)
+            return _digest(path.read_bytes())
+
+    def examine(start: int) -> list[tuple[bytes, str]]:
+        results = []
+        for i in range(start, min(start + _AT_ONCE, len(found.keys))):
+            try:
+                results.append((read(i), ""))
+            except UnreadableImage as error:
+                results.append((b"", error.reason))
+        return results
+
+    results: list[tuple[bytes, str]] = []
+    # Threads are enough: Pillow and hashlib release the interpreter's lock while they work.
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(found.keys), desc="Checking images", unit="image") as progress,
+    ):
+        for part in pool.map(examine, range(0, len(found.keys), _AT_ONCE)):
+            results += part
+            progress.update(len(part))
+    unreadable = tuple(
+        (key, reason) for key, (_, reason) in zip(found.keys, results, strict=True) if reason
+    )
+    return [digest for digest, _ in results], unreadable
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _duplicates(
+    found: _Found, digests: Sequence[bytes]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """Groups of equal images that lie in one domain, and those that lie in several."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for i, digest in enumerate(digests):
+        if digest:
+            groups[digest].append(i)
+    within: list[tuple[str, ...]] = []
+    across: list[tuple[str, ...]] = []
+    for members in groups.values():
+        if len(members) > 1:
+            several = len({found.domains[i] for i in members}) > 1
+            (across if several else within).append(tuple(found.keys[i] for i in members))
+    return tuple(within), tuple(across)
+
+
+def _number(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
