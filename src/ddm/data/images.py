@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,6 +191,16 @@ class FileReader:
         return side < self.size
 
 
+class PathReader(Protocol):
+    """What `keep_readable` asks of a reader: `FileReader` has it."""
+
+    def __call__(self, i: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Read image ``i``; raises `UnreadableImage`."""
+
+    def is_enlarged(self, i: int) -> bool:
+        """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
+
+
 def check_images(
     reader: ImageReader, keys: Sequence[str], strict: bool, progress_desc: str
 ) -> tuple[tuple[int, str], ...]:
@@ -234,8 +245,13 @@ def check_images(
 
 
 def keep_readable(
-    root: Path, keys: Sequence[str], size: int, channels: int, strict: bool
-) -> tuple[FileReader, list[int], tuple[tuple[str, str], ...], int]:
+    root: Path,
+    keys: Sequence[str],
+    size: int,
+    channels: int,
+    strict: bool,
+    open_with: Callable[[Path, Sequence[str], int, int], PathReader] = FileReader,
+) -> tuple[PathReader, list[int], tuple[tuple[str, str], ...], int]:
     """Check the files and leave out those that cannot be read.
 
     Args:
@@ -244,6 +260,7 @@ def keep_readable(
         size: side of the images in pixels.
         channels: 3 for colour, 1 for grey.
         strict: refuse data with an unreadable image.
+        open_with: makes a reader of root, keys, size and channels.
 
     Returns:
         A reader of the K images that can be read, their positions among the keys,
@@ -252,7 +269,7 @@ def keep_readable(
     Raises:
         DdmError: no image can be read, or under ``strict`` not every one.
     """
-    reader = FileReader(root, keys, size, channels)
+    reader = open_with(root, keys, size, channels)
     unreadable = dict(check_images(reader, keys, strict, f"Checking {root.resolve().name}"))
     kept = [i for i in range(len(keys)) if i not in unreadable]
     if not kept:
@@ -263,4 +280,4 @@ def keep_readable(
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
     with ThreadPoolExecutor() as pool:
         enlarged = sum(pool.map(reader.is_enlarged, kept))
-    return FileReader(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged
+    return open_with(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged
