@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-UNSEEN = ("angola", "cote_d_ivoire", "ethiopia", "mali", "rwanda")
-VALIDATION = ("benin", "burkina_faso", "guinea", "sierra_leone", "tanzania")
-OTHERS = (
-    *("cameroon", "ghana", "malawi", "zimbabwe", "kenya", "lesotho", "senegal", "zambia"),
-    *("democratic_republic_of_congo", "mozambique", "nigeria", "togo", "uganda"),
+COUNTRIES = (
+    *("angola", "benin", "burkina_faso", "cameroon", "cote_d_ivoire", "ethiopia", "ghana"),
+    *("democratic_republic_of_congo", "guinea", "kenya", "lesotho", "malawi", "mali", "zambia"),
+    *("mozambique", "nigeria", "rwanda", "senegal", "sierra_leone", "tanzania", "togo", "uganda"),
+    "zimbabwe",
 )
 
 
@@ -155,12 +155,11 @@ def rxrx1(root: Path) -> list[dict]:
     return rows
 
 
-def poverty(root: Path, unlabeled: bool = False, inside: int = 2100) -> list[dict]:
-    """2,000 images of each fold's training countries are set aside: ``inside`` must be more."""
+def poverty(root: Path, unlabeled: bool = False, each: int = 155) -> list[dict]:
+    """2,000 images of a fold's 13 or 14 training countries are set aside: ``each`` leaves some."""
     path = _download(root, "poverty_unlabeled_v1.0" if unlabeled else "poverty_v1.1")
     rng = np.random.default_rng(1)
-    countries = [OTHERS[i % len(OTHERS)] for i in range(inside)]
-    countries += [c for c in UNSEEN + VALIDATION for _ in range(4)]
+    countries = list(COUNTRIES) * each
     rng.shuffle(countries)
     (path / "images").mkdir()
     for kind in range(3):

@@ -43,7 +43,7 @@ def trees(tmp_path_factory):
     wilds_trees.rxrx1(root)
     wilds_trees.fmow(root)
     wilds_trees.poverty(root)
-    wilds_trees.poverty(root, unlabeled=True, inside=60)
+    wilds_trees.poverty(root, unlabeled=True, each=3)
     for unlabeled in (False, True):
         wilds_trees.camelyon17(root, unlabeled)
         wilds_trees.iwildcam(root, unlabeled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,9 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> NDArray[np.uint8]:
+def read_image(
+    path: str | os.PathLike[str], size: int, channels: int = 3, data: bytes | None = None
+) -> NDArray[np.uint8]:
     """Read the central square of an image, upright, as 8 bits a channel.
 
     Transparent pixels become white. Integer pixels of more than 8 bits are taken to span 16 bits
@@ -68,6 +71,7 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
         size: side of the square in pixels. The shorter side is scaled to it, antialiased, and the
             longer one is cropped at the centre.
         channels: 3 for colour, 1 for grey.
+        data: what the file holds, where it is no file of its own; ``path`` then only names it.
 
     Returns:
         Writable array, uint8, shape (size, size, channels).
@@ -77,7 +81,8 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
     """
     mode = "RGB" if channels == 3 else "L"
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        source = path if data is None else io.BytesIO(data)
+        with Image.open(source, formats=_FORMATS) as image:
             image.draft(mode, (_GAP * size, _GAP * size))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -85,7 +90,7 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
     # On damaged files the decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError
     # and more. Whatever it is, the file is to be named.
     except Exception as error:
-        raise UnreadableImage(os.fspath(path), _reason(error, path)) from error
+        raise UnreadableImage(os.fspath(path), _reason(error, path, data)) from error
     return np.array(square).reshape(size, size, channels)
 
 
@@ -126,12 +131,12 @@ def _central_square(image: Image.Image, size: int) -> Image.Image:
     )
 
 
-def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
+def _reason(error: Exception, path: str | os.PathLike[str], data: bytes | None) -> str:
     """One line without the path."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
+        if (os.path.getsize(path) if data is None else len(data)) == 0:
             return "the file is empty"
         return "not an image, or damaged at its start"
     if isinstance(error, Image.DecompressionBombError):
