@@ -327,6 +327,6 @@ def _require(path: Path, column: str, values: NDArray[Any], known: tuple[Any, ..
         row = int(strange[0])
         shown = ", ".join(map(str, known[:6])) + (" ..." if len(known) > 6 else "")
         raise DdmError(
-            f"{path}, row {row + 1}: {column} is {values[row].item()!r}, not one of {shown}; "
+            f"{path}, row {row + 1}: {column} is {values.tolist()[row]!r}, not one of {shown}; "
             "the table is another version's or was edited, download it anew"
         )

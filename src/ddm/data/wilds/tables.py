@@ -77,7 +77,8 @@ _TEXTS = (Column.TEXT, Column.TEXT_OR_BLANK)
 def _require_columns(path: Path, header: list[str], columns: Mapping[str, Column]) -> None:
     lacking = [name for name in columns if name not in header]
     if lacking:
-        found = ", ".join(map(repr, header))
+        # The first column often has no name: it numbers the rows.
+        found = ", ".join(repr(name) for name in header if not name.startswith("Unnamed:"))
         raise DdmError(
             f"{path} has no column {lacking[0]!r}, only {found}: it is another version's or was "
             "edited, download it anew"
