@@ -233,9 +233,11 @@ def test_hub(tmp_path, monkeypatch):
         return datasets.DatasetDict(train=table(4), test=table(2))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    dataset = load_huggingface("hf:flwrlabs/pacs@v1", config="c")
+    dataset = load_huggingface("hf:flwrlabs/pacs:c@v1")
     assert asked == [("flwrlabs/pacs", "c", "v1")]
     assert len(dataset) == 6
+    load_huggingface("hf:flwrlabs/pacs")
+    assert asked[1:] == [("flwrlabs/pacs", None, None)]
     with pytest.raises(
         DdmError, match=r"hf:nobody/none cannot be fetched .*hub at all\): check it"
     ):

@@ -384,7 +384,10 @@ def test_truncated_downloads(tree):
     for cut, message in [
         ("", "rgb_metadata.csv is empty: the download stopped early"),
         (whole[: whole.index("\n") + 1], "lists no images: the download stopped early"),
-        (whole[:2000].rpartition("\n")[0] + "\nval,a.tif,", "row 17: country_code is empty, not text"),
+        (
+            whole[:2000].rpartition("\n")[0] + "\nval,a.tif,",
+            "row 17: country_code is empty, not text",
+        ),
         (whole[: whole.index("\n") + 1] + '"seq', "is no valid CSV"),
     ]:
         table.write_text(cut)

@@ -37,8 +37,7 @@ def recognize(root: Path) -> str | None:
     """
     if not root.is_dir():
         return None
-    found = _is_saved(root) or any(_is_saved(p) for p in root.iterdir() if p.is_dir())
-    return "huggingface" if found else None
+    return "huggingface" if _is_saved(root) or _below(root) else None
 
 
 def load_huggingface(
@@ -49,7 +48,6 @@ def load_huggingface(
     image: str | None = None,
     label: str | None = None,
     domain: str | None = None,
-    config: str | None = None,
 ) -> ImageDataset:
     """Open a data set of the package ``datasets``.
 
@@ -62,15 +60,15 @@ def load_huggingface(
     test; where there is one split only, or none is called so, they are drawn.
 
     Args:
-        source: a directory that ``save_to_disk`` wrote; or ``"hf:"`` and a name on the hub, with
-            ``@`` and a revision after it if need be, which is fetched from the network.
+        source: a directory that ``save_to_disk`` wrote; or ``"hf:"`` and a name on the hub, which
+            is fetched from the network. After the name may come a configuration and a revision:
+            ``"hf:owner/name:configuration@revision"``.
         size: side of the square images in pixels.
         channels: 3 for colour, 1 for grey.
         strict: refuse the data if an image cannot be read, rather than skip that image.
         image: the column that holds the images.
         label: the column that holds their classes.
         domain: the column that holds their domains.
-        config: which of several configurations on the hub.
 
     Returns:
         The images, split after split; a key is the split and the row's number in it. Labels, if
@@ -83,7 +81,7 @@ def load_huggingface(
             type or not to be told apart; splits of which only some are known; under ``strict``, an
             unreadable image.
     """
-    tables = _open(source, config)
+    tables = _open(source)
     name = os.fspath(source)
     first = next(iter(tables.values()))
     for split, table in tables.items():
@@ -297,10 +295,10 @@ def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _open(source: str | os.PathLike[str], config: str | None) -> dict[str, Any]:
+def _open(source: str | os.PathLike[str]) -> dict[str, Any]:
     """The tables by split; one of no split is called ``all``."""
     name = os.fspath(source)
-    opened = _from_hub(name, config) if name.startswith(HUB) else _from_disk(Path(name))
+    opened = _from_hub(name) if name.startswith(HUB) else _from_disk(Path(name))
     return dict(opened) if isinstance(opened, dict) else {"all": opened}
 
 
@@ -322,17 +320,19 @@ def _package() -> Any:
     return datasets
 
 
-def _from_hub(source: str, config: str | None) -> Any:
-    name, _, revision = source.removeprefix(HUB).partition("@")
+def _from_hub(source: str) -> Any:
+    where, _, revision = source.removeprefix(HUB).partition("@")
+    name, _, configuration = where.partition(":")
     datasets = _package()
     try:
-        return datasets.load_dataset(name, config, revision=revision or None)
+        return datasets.load_dataset(name, configuration or None, revision=revision or None)
     # A missing name, config or network each have errors of their own, not all of them public.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DdmError(
-            f"{source} cannot be fetched from the Hugging Face hub ({reason}): check its name and "
-            "the network, or give a directory that save_to_disk wrote"
+            f"{source} cannot be fetched from the Hugging Face hub ({reason}): check its name, "
+            f"'{HUB}{name}:configuration' where it has several, and the network, or give a "
+            "directory that save_to_disk wrote"
         ) from error
 
 
@@ -343,7 +343,7 @@ def _from_disk(root: Path) -> Any:
             f"{root} {what}: give a directory that save_to_disk wrote, or {HUB} and a hub name"
         )
     if not _is_saved(root):
-        below = sorted(p for p in root.iterdir() if p.is_dir() and _is_saved(p))
+        below = _below(root)
         if below:
             raise DdmError(
                 f"{root} is one folder too high, or was not copied whole: give {below[0]}"
@@ -366,6 +366,16 @@ def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (
         (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
     )
+
+
+def _below(root: Path) -> list[Path]:
+    """The saved directories in a folder, which may hold 600,000 images beside."""
+    try:
+        with os.scandir(root) as entries:
+            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+    except OSError:  # what the folder is cannot be told; whoever reads it says why
+        return []
+    return sorted(folder for folder in folders if _is_saved(folder))
 
 
 def _require_complete(root: Path) -> None:

@@ -161,7 +161,11 @@ def _here(root: Path) -> Release | None:
 
 
 def _below(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if _FOLDER.fullmatch(p.name) and p.is_dir())
+    try:
+        names = [name for name in os.listdir(root) if _FOLDER.fullmatch(name)]
+    except OSError:  # what the folder is cannot be told; whoever reads it says why
+        return []
+    return [root / name for name in sorted(names) if (root / name).is_dir()]
 
 
 def _above(root: Path) -> Path | None:
