@@ -436,6 +436,7 @@ def test_truncated_downloads(tree):
         ("rxrx1", {"well": ""}, "row 3: well is empty, not text"),
         ("poverty", {"country": "atlantis"}, "row 3: country is 'atlantis', not one of angola"),
         ("poverty", {"wealthpooled": "rich"}, "row 3: wealthpooled is 'rich', not a number"),
+        ("poverty", {"urban": ""}, "row 3: urban is empty, not a whole number"),
         ("poverty", {"urban": 3}, "row 3: urban is 3, not one of 0, 1"),
     ],
 )
@@ -450,7 +451,7 @@ def test_damaged_tables(tmp_path, name, change, message):
             del row[column]
         elif i == 2:
             row[column] = value
-        elif isinstance(row[column], bool):
+        elif isinstance(row[column], bool) and value != "":
             row[column] = int(row[column])
     wilds_trees.write_table(table, rows, indexed=name in ("camelyon17", "iwildcam"))
     with pytest.raises(DdmError, match=message) as raised:

@@ -94,7 +94,10 @@ def _checked(path: Path, name: str, kind: Column, column: Any) -> NDArray[Any]:
         wrong = texts == "" if kind is Column.TEXT else np.zeros(len(texts), bool)
         values: NDArray[Any] = texts
     else:
-        numbers = column.replace({"True": 1, "False": 0}) if column.dtype == object else column
+        numbers = column
+        if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+            # One value of another kind makes texts of all.
+            numbers = column.astype(str).replace({"True": "1", "False": "0"})
         floats = pd.to_numeric(numbers, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         if kind is Column.INTEGER_OR_BLANK:
             blank = (column.astype(str) == "").to_numpy()
