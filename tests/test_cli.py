@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from ddm.cli import main
+from ddm.data import load_images
+from ddm.errors import DdmError
 from synthetic import write_folder
 
 FAST = [
@@ -147,3 +149,35 @@ def test_importing_the_package_pulls_in_torch_alone():
 def test_help_does_not_wait_for_torch():
     loaded = loaded_by("import contextlib; from ddm.cli import main, build_parser; build_parser()")
     assert not loaded & {"torch", "pytorch_lightning", "timm", "pandas", "numpy"}
+
+
+def test_data_check(folder, tmp_path, capsys):
+    assert main(["data", "check", str(folder)]) == 0
+    assert "108 images, 3 domains, 3 classes" in capsys.readouterr().out
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 108
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(capsys, "data", "check", tmp_path / "empty")
+    first = next((folder / "filled").rglob("*.png"))
+    first.write_bytes(b"")
+    assert main(["data", "check", str(folder)]) == 0
+    assert "Unreadable: 1" in capsys.readouterr().out
+
+
+def test_benchmarks_are_recognised_and_their_classes_are_no_domains(tmp_path, capsys):
+    pacs = tmp_path / "PACS"
+    for domain in ("art_painting", "cartoon", "photo", "sketch"):
+        for name in ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"):
+            (pacs / domain / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (16, 16), (i, 9, 9)).save(pacs / domain / name / f"{i}.png")
+    dataset = load_images(str(pacs), 16)
+    assert dataset.domains.names == ("art_painting", "cartoon", "photo", "sketch")
+    assert set(np.unique(dataset.splits)) == {"train", "val", "test"}
+    with pytest.raises(DdmError, match="photo is not the folder of a data set"):
+        load_images(str(pacs / "photo"), 16)
+    # A folder of domains that are no benchmark's is read as it is.
+    for domain in ("mine", "photo"):
+        (tmp_path / "own" / domain).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "own" / domain / "1.png")
+    assert load_images(str(tmp_path / "own"), 16).domains.names == ("mine", "photo")

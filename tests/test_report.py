@@ -400,15 +400,15 @@ def test_images_are_opened_as_configured(tmp_path, pair, monkeypatch):
     asked = []
     dataset, *runs = pair
 
-    def load(*source):
-        asked.append(source)
+    def load(config):
+        asked.append((config.images, config.size, config.channels, config.strict, config.splits))
         return dataset
 
-    monkeypatch.setattr(report, "load_images", load)
+    monkeypatch.setattr(report, "open_images", load)
     (tmp_path / "folder").mkdir()
     output = write_report(runs, tmp_path / "folder")
     assert output == tmp_path / "folder" / "report.html" and output.exists()
-    assert asked == [("/home/someone/things", 64, 3, False)]
+    assert asked == [("/home/someone/things", 64, 3, False, "drawn")]
 
 
 @pytest.mark.parametrize("missing", ["results.json", "predictions.parquet", "features.npy"])

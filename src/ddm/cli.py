@@ -23,12 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``ddm``; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used, 130 when interrupted.
+        The exit status: 0, 1 for data that were checked and found unusable, 2 for input that
+        cannot be used, 130 when interrupted.
     """
     options = build_parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     command = options.command
     try:
-        COMMANDS[command](options[command])
+        status = COMMANDS[command](options[command])
     except DdmError as error:
         print(f"ddm: error: {error}", file=sys.stderr)
         return 2
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 class Parser(ArgumentParser):
@@ -112,6 +113,17 @@ def build_parser() -> ArgumentParser:
     bench.add_argument("--jobs", type=int, default=1, help="runs at a time")
     bench.add_argument("--shard", default="1/1", help="i/n: do the i-th of n parts of the runs")
     commands.add_subcommand("bench", bench, help="train and evaluate a grid of runs")
+
+    data = Parser(description="Look at data before training on them.")
+    commands.add_subcommand("data", data, help="check a folder of images")
+    of_data = data.add_subcommands(required=True, dest="what")
+    check = Parser(
+        description="What a folder is, how many images it holds, what is missing, unreadable, "
+        "duplicated or stray. Exit status 1 where a reader would refuse it."
+    )
+    check.add_argument("root", help="folder of images")
+    check.add_argument("--json", action="store_true", help="all of it, for machines")
+    of_data.add_subcommand("check", check, help="what it holds and what is wrong with it")
 
     methods = Parser(description="The self-supervised methods.")
     commands.add_subcommand("methods", methods, help="list the self-supervised methods")
@@ -195,6 +207,16 @@ def _bench(options: Namespace) -> None:
     print(bench(Path(options.grid), Path(options.output), options.jobs, shard, options.images))
 
 
+def _data(options: Namespace) -> int:
+    from pathlib import Path
+
+    from ddm.data.check import check_data
+
+    report = check_data(Path(options.check.root))
+    print(report.to_json() if options.check.json else report)
+    return 0 if report.usable else 1
+
+
 def _methods(options: Namespace) -> None:
     from dataclasses import fields
 
@@ -227,6 +249,7 @@ COMMANDS: dict[str, Any] = {
     "finetune": _finetune,
     "report": _report,
     "bench": _bench,
+    "data": _data,
     "methods": _methods,
     "encoders": _encoders,
     "demo": _demo,

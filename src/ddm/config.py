@@ -48,10 +48,13 @@ class PretrainConfig:
     """A pre-training run.
 
     Args:
-        images: a folder (domain/class/* or domain/*), a manifest (.csv, .parquet), or "emoji".
+        images: a folder (domain/class/* or domain/*, or PACS, DomainNet, OfficeHome, VLCS,
+            TerraIncognita, WILDS as they lie on the disk), a manifest (.csv, .parquet), a Hugging
+            Face data set (saved, or hf:owner/name), or "emoji".
         output: the run folder, made anew.
         held_out: domains that take no part, to be evaluated on as unseen ones.
         train_split: images to train on: the training split, or all of them.
+        splits: of data that come with split files: drawn anew, or the official ones.
         strict: refuse data with unreadable images instead of skipping them.
         size: side of the views, in pixels.
         channels: channels of the images.
@@ -83,6 +86,7 @@ class PretrainConfig:
     output: str = "runs/pretrain"
     held_out: list[str] = field(default_factory=list)
     train_split: Literal["train", "all"] = "train"
+    splits: Literal["drawn", "official"] = "drawn"
     strict: bool = False
     size: int = 64
     channels: int = 3

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddm.data import load_images
+from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
@@ -46,7 +46,7 @@ def evaluate(
     run, config = RunFolder.open(run_path)
     encoder, spec, variant_dim = load_encoder(run.encoder_file)
     if dataset is None:
-        dataset = load_images(config.images, config.size, config.channels, config.strict)
+        dataset = open_images(config)
     dataset = run.with_saved_domains(dataset)
     features = embed(
         encoder,

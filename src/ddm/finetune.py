@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddm.config import FinetuneConfig
-from ddm.data import load_images
+from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.data.loading import IndexedImages, batches, default_workers
 from ddm.embed import embed, file_fingerprint
@@ -206,9 +206,7 @@ def finetune(
     run, pretrained = RunFolder.open(run_path)
     encoder, spec, _ = load_encoder(run.encoder_file)
     if dataset is None:
-        dataset = load_images(
-            pretrained.images, pretrained.size, pretrained.channels, pretrained.strict
-        )
+        dataset = open_images(pretrained)
     dataset = run.with_saved_domains(dataset)
     if not dataset.labels:
         raise DdmError(f"{dataset.name} has no class labels, which label fractions need")

@@ -366,25 +366,28 @@ def umap(features: NDArray[np.floating[Any]], seed: int = 0) -> NDArray[np.float
     return placed
 
 
-def strip(images: Sequence[NDArray[np.uint8] | None], side: int = 96) -> str:
+def strip(images: Sequence[NDArray[np.uint8] | NDArray[np.float32] | None], side: int = 96) -> str:
     """Images side by side, at most ``side`` pixels high; smaller ones keep their pixels.
 
     Args:
-        images: each of shape (H, W, C), all of one shape; None leaves its place empty.
+        images: each of shape (H, W, C), uint8 or float in [0, 1], all of one shape; None leaves
+            its place empty. Multispectral ones are shown grey, as the mean of their channels.
         side: largest height, in pixels.
 
     Returns:
         Data URI of a PNG image, or of a JPEG where that is smaller and the images are.
     """
     shape = next(image.shape for image in images if image is not None)
-    grey = shape[2] == 1
+    grey = shape[2] != 3
     side = min(side, shape[0])
     space = max(1, side // 16)
     width = len(images) * (side + space) - space
     canvas = Image.new("L" if grey else "RGB", (width, side), "white")
     for i, image in enumerate(images):
         if image is not None:
-            small = Image.fromarray(image[:, :, 0] if grey else image)
+            scaled = image if image.dtype == np.uint8 else 255 * image
+            pixels = scaled.mean(2) if grey else scaled
+            small = Image.fromarray(np.rint(pixels).astype(np.uint8))
             if small.size != (side, side):
                 small = small.resize((side, side), Image.Resampling.LANCZOS)
             canvas.paste(small, (i * (side + space), 0))

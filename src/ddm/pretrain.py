@@ -28,7 +28,7 @@ from ddm.adapt import Matched, adapt
 from ddm.checkpoints import AtomicCheckpointIO, MetricsFile, load_checkpoint
 from ddm.collapse import collapse_warning, effective_rank, relative_deviation
 from ddm.config import PretrainConfig, differences
-from ddm.data import load_images
+from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.data.images import UnreadableImage
 from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
@@ -385,7 +385,7 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         config = replace(config, images=str(Path(config.images).resolve()))
     if config.init is not None and Path(config.init).exists():
         config = replace(config, init=str(Path(config.init).resolve()))
-    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
+    dataset = dataset or open_images(config)
     try:
         training = Pretraining(config, dataset)
     except DdmError:
@@ -429,7 +429,7 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             changed since.
     """
     run, config = RunFolder.open(path)
-    dataset = dataset or load_images(config.images, config.size, config.channels, config.strict)
+    dataset = dataset or open_images(config)
     if not run.checkpoint_file.exists():
         # It was stopped before its first checkpoint: the same seed begins the same run.
         run.save_domains(dataset)

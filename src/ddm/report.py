@@ -33,7 +33,7 @@ from ddm.comparison import (
     span,
     with_portion,
 )
-from ddm.data import load_images
+from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
 from ddm.files import atomic
@@ -138,9 +138,10 @@ def _datasets(runs: Sequence[Run], given: ImageDataset | None) -> list[ImageData
     opened: dict[tuple[Any, ...], ImageDataset] = {}
     found = []
     for run in runs:
-        source = (run.config.images, run.config.size, run.config.channels, run.config.strict)
+        c = run.config
+        source = (c.images, c.size, c.channels, c.strict, c.splits)
         if given is None and source not in opened:
-            opened[source] = load_images(*source)
+            opened[source] = open_images(c)
         found.append(run.folder.with_saved_domains(given or opened[source]))
     return found
 

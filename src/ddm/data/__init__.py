@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+from ddm.config import PretrainConfig
 from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
 
@@ -16,14 +18,24 @@ def load_size(size: int) -> int:
     return size if size <= 64 else round(size * 8 / 7)
 
 
-def load_images(images: str, size: int, channels: int = 3, strict: bool = False) -> ImageDataset:
+def load_images(
+    images: str,
+    size: int,
+    channels: int = 3,
+    strict: bool = False,
+    splits: Literal["drawn", "official"] = "drawn",
+) -> ImageDataset:
     """Open a source of images by what it is.
 
     Args:
-        images: ``"emoji"``, a manifest (``.csv``, ``.parquet``) or a folder.
+        images: ``"emoji"``, a manifest (``.csv``, ``.parquet``), a folder (domains, or PACS,
+            DomainNet, OfficeHome, VLCS, TerraIncognita, WILDS, a saved Hugging Face data set), or
+            ``"hf:owner/name"`` on the hub.
         size: side of the views that will be taken, in pixels.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for colour, 1 for grey, 8 for poverty of WILDS.
         strict: refuse unreadable images instead of skipping them.
+        splits: where PACS and DomainNet come with split files: theirs, which lack a test or a
+            validation split, or train, val and test drawn by the images' names.
 
     Raises:
         DdmError: there is no such source, or it cannot be used; the message says why.
@@ -37,16 +49,38 @@ def load_images(images: str, size: int, channels: int = 3, strict: bool = False)
         if channels != 3:
             raise DdmError(f"channels={channels}: emoji have 3")
         return load_emoji(fitting[0])
+    if images.startswith("hf:"):
+        from ddm.data.huggingface import load_huggingface
+
+        return load_huggingface(images, load_size(size), channels, strict)
     path = Path(images)
     if path.is_dir():
-        from ddm.data.folder import load_folder
-
-        return load_folder(path, load_size(size), channels, strict)
+        return _load_folder(path, load_size(size), channels, strict, splits)
     if path.suffix.lower() in (".csv", ".parquet"):
         from ddm.data.manifest import load_manifest
 
         return load_manifest(path, size=load_size(size), channels=channels, strict=strict)
     raise DdmError(
-        f"{images!r} is neither a folder, a .csv or .parquet manifest, nor 'emoji'; check the path "
-        "(of a run whose images have moved: `images` in its config.yaml)"
+        f"{images!r} is neither a folder, a .csv or .parquet manifest, 'hf:owner/name', nor "
+        "'emoji'; check the path (of a run whose images have moved: `images` in its config.yaml)"
     )
+
+
+def open_images(config: PretrainConfig) -> ImageDataset:
+    """The images of a run, as its configuration says."""
+    return load_images(config.images, config.size, config.channels, config.strict, config.splits)
+
+
+def _load_folder(path: Path, size: int, channels: int, strict: bool, splits: str) -> ImageDataset:
+    from ddm.data import domainbed, huggingface, recognition, wilds
+    from ddm.data.folder import load_folder
+
+    if wilds.recognize(path) is not None:
+        return wilds.load_wilds(path, size, channels, strict)
+    if huggingface.recognize(path) is not None:
+        return huggingface.load_huggingface(path, size, channels, strict)
+    if (source := recognition.recognize(path)) is not None:
+        options = {} if source.load is domainbed.load_domainbed else {"splits": splits}
+        return source.load(path, size, channels, strict, **options)
+    recognition.refuse_near_miss(path)
+    return load_folder(path, size, channels, strict)

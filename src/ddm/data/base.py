@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from ddm.domains import DomainTable
 SPLITS = ("train", "val", "test")
 NO_LABEL = -1
 
-#: Reads one image as uint8, shape (H, W, C). Square, the same size for every index.
-ImageReader = Callable[[int], NDArray[np.uint8]]
+#: Reads one image, shape (H, W, C): uint8, or float32 in [0, 1] where 8 bits would lose too much.
+#: Square, the same size and type for every index.
+ImageReader = Callable[[int], NDArray[np.uint8] | NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class ImageDataset:
     Args:
         name: what to call the data in tables and reports.
         keys: a stable name of each image, unique: a path relative to the root, say.
-        read: reads image ``i`` as uint8, shape (size, size, channels).
+        read: reads image ``i`` as uint8, or as float32 in [0, 1], shape (size, size, channels).
         size: side of the square images, in pixels.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for colour, 1 for grey, any other number for multispectral images.
         domains: the domain of each image.
         splits: ``"train"``, ``"val"`` or ``"test"`` of each image, shape (N,).
         groups: shape (N,); images of one group never part at a split, and intervals resample
@@ -59,6 +61,10 @@ class ImageDataset:
             number, ``-1`` where that is not known. Cross-domain retrieval needs it.
         skipped: images that could not be read, as (key, reason).
         enlarged: how many images have fewer pixels than ``size`` in their files.
+        official_splits: the name that the data's authors give to each image's split, shape (N,),
+            where they have more than three: ``"id_val"``, ``"val"`` ...; None where they have not.
+        metadata: what else is known of the images and a metric or a protocol needs: name of the
+            column -> values, shape (N,).
     """
 
     name: str
@@ -73,15 +79,20 @@ class ImageDataset:
     instances: NDArray[np.int64] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     enlarged: int = 0
+    official_splits: NDArray[np.str_] | None = None
+    metadata: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.keys)
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "domains": self.domains.index,
             "splits": self.splits,
             "groups": self.groups,
             **{f"labels[{k!r}]": v.index for k, v in self.labels.items()},
+            **{f"metadata[{k!r}]": v for k, v in self.metadata.items()},
         }
+        if self.official_splits is not None:
+            columns["official_splits"] = self.official_splits
         if self.instances is not None:
             columns["instances"] = self.instances
         for column, values in columns.items():

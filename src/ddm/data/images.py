@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +57,9 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> NDArray[np.uint8]:
+def read_image(
+    path: str | os.PathLike[str], size: int, channels: int = 3, data: bytes | None = None
+) -> NDArray[np.uint8]:
     """Read the central square of an image, upright, as 8 bits a channel.
 
     Transparent pixels become white. Integer pixels of more than 8 bits are taken to span 16 bits
@@ -67,6 +71,7 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
         size: side of the square in pixels. The shorter side is scaled to it, antialiased, and the
             longer one is cropped at the centre.
         channels: 3 for colour, 1 for grey.
+        data: what the file holds, where it is no file of its own; ``path`` then only names it.
 
     Returns:
         Writable array, uint8, shape (size, size, channels).
@@ -76,7 +81,8 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
     """
     mode = "RGB" if channels == 3 else "L"
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        source = path if data is None else io.BytesIO(data)
+        with Image.open(source, formats=_FORMATS) as image:
             image.draft(mode, (_GAP * size, _GAP * size))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -84,7 +90,7 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int = 3) -> ND
     # On damaged files the decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError
     # and more. Whatever it is, the file is to be named.
     except Exception as error:
-        raise UnreadableImage(os.fspath(path), _reason(error, path)) from error
+        raise UnreadableImage(os.fspath(path), _reason(error, path, data)) from error
     return np.array(square).reshape(size, size, channels)
 
 
@@ -125,12 +131,12 @@ def _central_square(image: Image.Image, size: int) -> Image.Image:
     )
 
 
-def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
+def _reason(error: Exception, path: str | os.PathLike[str], data: bytes | None) -> str:
     """One line without the path."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
+        if (os.path.getsize(path) if data is None else len(data)) == 0:
             return "the file is empty"
         return "not an image, or damaged at its start"
     if isinstance(error, Image.DecompressionBombError):
@@ -190,6 +196,16 @@ class FileReader:
         return side < self.size
 
 
+class PathReader(Protocol):
+    """What `keep_readable` asks of a reader: `FileReader` has it."""
+
+    def __call__(self, i: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Read image ``i``; raises `UnreadableImage`."""
+
+    def is_enlarged(self, i: int) -> bool:
+        """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
+
+
 def check_images(
     reader: ImageReader, keys: Sequence[str], strict: bool, progress_desc: str
 ) -> tuple[tuple[int, str], ...]:
@@ -234,8 +250,13 @@ def check_images(
 
 
 def keep_readable(
-    root: Path, keys: Sequence[str], size: int, channels: int, strict: bool
-) -> tuple[FileReader, list[int], tuple[tuple[str, str], ...], int]:
+    root: Path,
+    keys: Sequence[str],
+    size: int,
+    channels: int,
+    strict: bool,
+    open_with: Callable[[Path, Sequence[str], int, int], PathReader] = FileReader,
+) -> tuple[PathReader, list[int], tuple[tuple[str, str], ...], int]:
     """Check the files and leave out those that cannot be read.
 
     Args:
@@ -244,6 +265,7 @@ def keep_readable(
         size: side of the images in pixels.
         channels: 3 for colour, 1 for grey.
         strict: refuse data with an unreadable image.
+        open_with: makes a reader of root, keys, size and channels.
 
     Returns:
         A reader of the K images that can be read, their positions among the keys,
@@ -252,7 +274,7 @@ def keep_readable(
     Raises:
         DdmError: no image can be read, or under ``strict`` not every one.
     """
-    reader = FileReader(root, keys, size, channels)
+    reader = open_with(root, keys, size, channels)
     unreadable = dict(check_images(reader, keys, strict, f"Checking {root.resolve().name}"))
     kept = [i for i in range(len(keys)) if i not in unreadable]
     if not kept:
@@ -263,4 +285,4 @@ def keep_readable(
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
     with ThreadPoolExecutor() as pool:
         enlarged = sum(pool.map(reader.is_enlarged, kept))
-    return FileReader(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged
+    return open_with(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged

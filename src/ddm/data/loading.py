@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ddm.data.base import ImageDataset
 
-#: images (N, C, H, W) uint8; domain (N,) int64, -1 unknown; index (N,) int64 into the whole data
-#: set
+#: images (N, C, H, W) uint8, or float32 in [0, 1]; domain (N,) int64, -1 unknown; index (N,) int64
+#: into the whole data set
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
