@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from ddm.data.base import ImageReader
+from ddm.data.checked import Memory
 from ddm.errors import DdmError
 
 #: What counts as an image when a folder is listed; compare with the suffix in lower case.
@@ -207,7 +208,11 @@ class PathReader(Protocol):
 
 
 def check_images(
-    reader: ImageReader, keys: Sequence[str], strict: bool, progress_desc: str
+    reader: ImageReader,
+    keys: Sequence[str],
+    strict: bool,
+    progress_desc: str,
+    which: Sequence[int] | None = None,
 ) -> tuple[tuple[int, str], ...]:
     """Decode every image once, in parallel threads, under a progress bar on stderr.
 
@@ -216,6 +221,7 @@ def check_images(
         keys: the images' names, N of them.
         strict: refuse data with an unreadable image.
         progress_desc: what the progress bar says.
+        which: the images to look at; all of them by default.
 
     Returns:
         (index, reason) of each image that cannot be read, in order of index.
@@ -224,9 +230,11 @@ def check_images(
         DdmError: under ``strict``, if any image cannot be read.
     """
 
+    asked = range(len(keys)) if which is None else which
+
     def check(start: int) -> list[tuple[int, str]]:
         found = []
-        for i in range(start, min(start + _CHECKED_AT_ONCE, len(keys))):
+        for i in asked[start : start + _CHECKED_AT_ONCE]:
             try:
                 reader(i)
             except UnreadableImage as error:
@@ -234,12 +242,12 @@ def check_images(
         return found
 
     unreadable: list[tuple[int, str]] = []
-    starts = range(0, len(keys), _CHECKED_AT_ONCE)
+    starts = range(0, len(asked), _CHECKED_AT_ONCE)
     # Threads are enough: Pillow releases the interpreter's lock while it decodes and resizes.
-    with ThreadPoolExecutor() as pool, tqdm(total=len(keys), desc=progress_desc) as progress:
+    with ThreadPoolExecutor() as pool, tqdm(total=len(asked), desc=progress_desc) as progress:
         for start, found in zip(starts, pool.map(check, starts), strict=True):
             unreadable += found
-            progress.update(min(_CHECKED_AT_ONCE, len(keys) - start))
+            progress.update(min(_CHECKED_AT_ONCE, len(asked) - start))
     if strict and unreadable:
         first, reason = unreadable[0]
         raise DdmError(
@@ -259,6 +267,8 @@ def keep_readable(
 ) -> tuple[PathReader, list[int], tuple[tuple[str, str], ...], int]:
     """Check the files and leave out those that cannot be read.
 
+    Of a large folder, those that were readable before and have not changed are taken as they are.
+
     Args:
         root: the folder that the keys are relative to.
         keys: the files' paths, N of them.
@@ -275,7 +285,11 @@ def keep_readable(
         DdmError: no image can be read, or under ``strict`` not every one.
     """
     reader = open_with(root, keys, size, channels)
-    unreadable = dict(check_images(reader, keys, strict, f"Checking {root.resolve().name}"))
+    # Rows of an Arrow file have no path each.
+    memory = Memory(root, keys, getattr(reader, "path", None), size, channels)
+    which = np.flatnonzero(~memory.same).tolist()
+    desc = f"Checking {root.resolve().name}"
+    unreadable = dict(check_images(reader, keys, strict, desc, which)) if which else {}
     kept = [i for i in range(len(keys)) if i not in unreadable]
     if not kept:
         raise DdmError(
@@ -283,6 +297,10 @@ def keep_readable(
             f"({unreadable[0]}): check that they are complete and in a common format"
         )
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
+    enlarged = memory.enlarged.copy()
+    looked_at = [i for i in which if i not in unreadable]
     with ThreadPoolExecutor() as pool:
-        enlarged = sum(pool.map(reader.is_enlarged, kept))
-    return open_with(root, [keys[i] for i in kept], size, channels), kept, skipped, enlarged
+        enlarged[looked_at] = list(pool.map(reader.is_enlarged, looked_at))
+    memory.keep(kept, enlarged)
+    readable = open_with(root, [keys[i] for i in kept], size, channels)
+    return readable, kept, skipped, int(enlarged.sum())

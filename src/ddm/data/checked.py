@@ -1,0 +1,93 @@
+"""Which files of a folder were found readable before, so that they need not be decoded again.
+
+A file is taken for the same while its name, its length and the time of its last change are. Only
+folders of many images are remembered: a few are checked anew as fast. One file a folder, in the
+user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddm.data.cache import cache_dir
+from ddm.files import atomic
+
+#: Images from which on it is worth it.
+REMEMBERED_FROM = 5000
+
+
+class Memory:
+    """What is known of a folder's files from the last time they were looked at.
+
+    Args:
+        root: the folder.
+        keys: the files' names, N of them.
+        path_of: where the i-th lies; None for images that are no files, of which nothing is known.
+        size: side that images are read with, in pixels.
+        channels: channels that they are read with.
+
+    Attributes:
+        same: which files were readable and have not changed since, shape (N,).
+        enlarged: which of these have fewer pixels than they are read with, shape (N,).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        keys: Sequence[str],
+        path_of: Callable[[int], str] | None,
+        size: int,
+        channels: int,
+    ) -> None:
+        self.same = np.zeros(len(keys), bool)
+        self.enlarged = np.zeros(len(keys), bool)
+        self._now: NDArray[np.uint64] | None = None
+        if path_of is None or len(keys) < REMEMBERED_FROM:
+            return
+        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+        self._store = cache_dir() / "checked" / f"{name}.npz"
+        self._now = _digests(keys, path_of, f"{size}\0{channels}")
+        # Never written, or damaged: all is looked at again.
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+            with np.load(self._store, allow_pickle=False) as stored:
+                then, enlarged = stored["digests"], stored["enlarged"]
+            if len(then):
+                place = np.searchsorted(then, self._now).clip(max=len(then) - 1)
+                self.same = (then[place] == self._now) & (self._now > 0)
+                self.enlarged = self.same & enlarged[place]
+
+    def keep(self, kept: Sequence[int], enlarged: NDArray[np.bool_]) -> None:
+        """Remember the readable files for the next time, if anything is new about them.
+
+        A cache that cannot be written is no one's trouble.
+
+        Args:
+            kept: positions of the readable ones.
+            enlarged: which of all files have fewer pixels than they are read with, shape (N,).
+        """
+        if self._now is None or self.same[list(kept)].all():
+            return
+        found, flags = self._now[list(kept)], enlarged[list(kept)]
+        order = np.argsort(found)
+        with suppress(OSError), atomic(self._store) as temporary, open(temporary, "wb") as file:
+            np.savez(file, digests=found[order], enlarged=flags[order])
+
+
+def _digests(keys: Sequence[str], path_of: Callable[[int], str], how: str) -> NDArray[np.uint64]:
+    """A number for each file as it is now; 0 for one that is not there."""
+    found = np.zeros(len(keys), np.uint64)
+    for i, key in enumerate(keys):
+        with suppress(OSError):
+            status = os.stat(path_of(i))
+            text = f"{key}\0{status.st_size}\0{status.st_mtime_ns}\0{how}"
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8)
+            found[i] = int.from_bytes(digest.digest(), "little")
+    return found
