@@ -3,8 +3,8 @@
     python benchmarks/reading.py [--images 200] [--rounds 5]
 
 Images are made up (smooth colour fields with some noise) at the sizes of PACS (227 pixels square)
-and of DomainNet (a typical 600 x 450), as JPEG (quality 90) and PNG, and read to 256 pixels: shorter
-side scaled, centre cropped. Rounds of both take turns; the figure is the median over rounds of
+and of DomainNet (a typical 600 x 450), as JPEG (quality 90) and PNG, and read to 256 pixels: the
+shorter side scaled, centre cropped. Rounds take turns; the figure is the median over rounds of
 images a second, and of the paired ratio. Writes `benchmarks/results/reading/cpu.json`.
 """
 

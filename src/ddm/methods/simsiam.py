@@ -19,12 +19,12 @@ class SimSiamSettings:
     """Args of SimSiam.
 
     Args:
-        hidden_dim: width of the projection; the paper's 2048 is for a ResNet-50.
+        hidden_dim: width of the projection, as in section 3 of the paper.
         bottleneck_dim: width of the prediction's hidden layer, a quarter of it.
     """
 
-    hidden_dim: int = 1024
-    bottleneck_dim: int = 256
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 512
 
     def __post_init__(self) -> None:
         require_widths(self, "hidden_dim", "bottleneck_dim")
