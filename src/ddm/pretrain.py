@@ -213,7 +213,11 @@ class Pretraining(pl.LightningModule):
         rank, deviation = effective_rank(features), relative_deviation(features)
         # Each rank's own share of the batch; the first one's will do.
         figures = {"effective_rank": rank, "feature_deviation": deviation}
-        self.log_dict(figures, rank_zero_only=True)
+        # Written here and now, before the epoch's checkpoint: what Lightning collects it writes
+        # after that, and a kill in between would lose the row.
+        for logger in self.loggers:
+            row = {**figures, "epoch": self.current_epoch}
+            logger.log_metrics(row, step=self.global_step - 1)
         # The first epochs start from a network that has learnt nothing yet.
         warning = collapse_warning(rank, deviation, features)
         if warning and self.current_epoch >= min(5, self.config.epochs // 4):
