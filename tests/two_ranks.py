@@ -8,7 +8,8 @@ import torch
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.errors import DdmError
 from ddm.methods import METHODS
-from ddm.pretrain import Pretraining, is_first_process, pretrain, resume
+from ddm.pretrain import Pretraining, pretrain, resume
+from ddm.processes import is_first_process
 from synthetic import make_dataset
 
 

@@ -147,7 +147,8 @@ DEMO_EPOCHS = 15
 
 
 def _pretrain(options: Namespace) -> None:
-    from ddm.pretrain import is_first_process, pretrain
+    from ddm.pretrain import pretrain
+    from ddm.processes import is_first_process
 
     values = options.as_dict()
     values.pop("config", None)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -46,6 +44,8 @@ from ddm.optimizers import (
     make_optimizer,
     schedule_weight_decay,
 )
+from ddm.processes import LastWord, is_first_process, stopping_together
+from ddm.progress import ProgressBar, tell
 from ddm.run_folder import RunFolder
 from ddm.views import random_views
 
@@ -452,11 +452,6 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     return _fit(run, training, checkpoint)
 
 
-def is_first_process() -> bool:
-    """Whether this is rank 0: Lightning starts the other ranks by the same command."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
 def require_devices(config: PretrainConfig) -> None:
     """Refuse devices that this machine lacks.
 
@@ -475,7 +470,7 @@ def _on_gpu(config: PretrainConfig) -> bool:
 
 
 def _fit(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] | None) -> RunFolder:
-    with _stopping_together(run) if training.config.devices > 1 else nullcontext():
+    with stopping_together(run) if training.config.devices > 1 else nullcontext():
         return _fit_one(run, training, checkpoint)
 
 
@@ -546,46 +541,6 @@ def _save_encoder(run: RunFolder, training: Pretraining) -> None:
     save_encoder(run, training.method.encoder, spec, training.variant_dim)
 
 
-@contextmanager
-def _stopping_together(run: RunFolder) -> Iterator[None]:
-    """Where one of several processes stops, the others stop with its error.
-
-    What the others notice by themselves is that a connection broke; why, the process that stopped
-    leaves in a file of the run folder.
-    """
-    if is_first_process():
-        run.stopped_file.unlink(missing_ok=True)
-    try:
-        yield
-    except Exception as error:
-        if not _lost_another(error):
-            with suppress(OSError):
-                reason = " ".join(str(error).split()) or type(error).__name__
-                run.stopped_file.write_text(reason, encoding="utf-8")
-            raise
-        # A process that raises writes before it goes. Not longer: Lightning kills the first process
-        # where it notices the death of another before this one has said its line.
-        end = time.monotonic() + 0.5
-        while not run.stopped_file.exists() and time.monotonic() < end:
-            time.sleep(0.05)
-        if run.stopped_file.exists():
-            reason = run.stopped_file.read_text(encoding="utf-8")
-            raise DdmError(f"another process of this run stopped: {reason}") from None
-        raise DdmError(
-            "another process of this run died, most often for want of memory; "
-            f"`ddm resume {run.path}` goes on from the last checkpoint"
-        ) from None
-
-
-def _lost_another(error: Exception) -> bool:
-    """Whether this is a collective's complaint about the other side."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    words = ("gloo", "nccl", "connection", "store")
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in words)
-
-
 def _precision(config: PretrainConfig) -> Any:
     if config.precision != "auto":
         return config.precision
@@ -594,21 +549,6 @@ def _precision(config: PretrainConfig) -> Any:
 
 def _tensorboard(run: RunFolder, saved_step: int | None) -> TensorBoardLogger:
     return TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=saved_step)
-
-
-def _callbacks(run: RunFolder, config: PretrainConfig) -> list[pl.Callback]:
-    place: dict[str, Any] = {
-        "dirpath": run.checkpoint_file.parent,
-        "filename": run.checkpoint_file.stem,
-        "enable_version_counter": False,
-    }
-    callbacks: list[pl.Callback] = [
-        ProgressBar(refresh_rate=5),
-        ModelCheckpoint(**place, save_on_train_epoch_end=True),
-    ]
-    if config.checkpoint_steps:
-        callbacks.append(StepCheckpoint(**place, every_n_train_steps=config.checkpoint_steps))
-    return callbacks
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -623,15 +563,18 @@ class StepCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
-class ProgressBar(TQDMProgressBar):
-    """Loss, terms and images/s; without Lightning's version number, which says nothing here."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
-
-
-def tell(message: str) -> None:
-    """A warning for the person at the terminal, above the progress bar."""
-    tqdm.write(f"ddm: warning: {message}", file=sys.stderr)
+def _callbacks(run: RunFolder, config: PretrainConfig) -> list[pl.Callback]:
+    place: dict[str, Any] = {
+        "dirpath": run.checkpoint_file.parent,
+        "filename": run.checkpoint_file.stem,
+        "enable_version_counter": False,
+    }
+    callbacks: list[pl.Callback] = [
+        ProgressBar(refresh_rate=5),
+        ModelCheckpoint(**place, save_on_train_epoch_end=True),
+    ]
+    if config.devices > 1:
+        callbacks.append(LastWord(run))
+    if config.checkpoint_steps:
+        callbacks.append(StepCheckpoint(**place, every_n_train_steps=config.checkpoint_steps))
+    return callbacks

@@ -1,0 +1,24 @@
+"""What the person at the terminal sees of a run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+from tqdm import tqdm
+
+
+class ProgressBar(TQDMProgressBar):
+    """Loss, terms and images/s; without Lightning's version number, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def tell(message: str) -> None:
+    """A warning for the person at the terminal, above the progress bar."""
+    tqdm.write(f"ddm: warning: {message}", file=sys.stderr)
