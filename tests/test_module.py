@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ddm
 from ddm import DomainDisentanglement
-from ddm.objectives import DomainBatch, PrototypeInvariance
+from ddm.objectives import DomainBatch, PrototypeInvariance, standardize
 
 VARIANTS = [None, "cross_entropy", "prototypes"]
 INVARIANCES = [None, "adversarial", "confusion", "coral", "mmd", "prototypes"]
@@ -118,7 +118,7 @@ def test_prototypes_are_swapped_between_views() -> None:
     m = module(variant=None, invariance="prototypes", invariance_weight=1.0, independence=None)
     assert isinstance(m.invariance, PrototypeInvariance)
     batch = DomainBatch.from_index(DOMAINS, 3, num_views=2)
-    expected = m.invariance(h[:, :, 2:].flatten(0, 1), batch)
+    expected = m.invariance(standardize(h[:, :, 2:].flatten(0, 1), batch), batch)
     torch.testing.assert_close(m(h, DOMAINS).loss, expected)
     assert m(h.flatten(0, 1), DOMAINS.repeat(2)).loss != expected
 

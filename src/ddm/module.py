@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch
+from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch, standardize
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class DomainDisentanglement(nn.Module):
             h = gather_rows(stacked, dim=1)
             d = gather_rows(domains.to(h.device))
             batch = DomainBatch.from_index(d, self.num_domains, num_views=len(h), dtype=h.dtype)
-            h_v, h_i = self.split(h.flatten(0, 1))
+            h_v, h_i = self.split(standardize(h.flatten(0, 1), batch))
             terms: dict[str, Tensor] = {}
             if self.variant is not None:
                 terms["variant"] = self.variant(h_v, batch)

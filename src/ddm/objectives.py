@@ -2,8 +2,9 @@
 
 Every term weighs domains, not samples: a domain with ten images in the batch counts as much as one
 with a hundred. Samples of unknown domain (``-1``) have no weight, and a batch that holds fewer than
-two known domains gives exactly zero, with a zero gradient. Nothing depends on how many samples are
-known through a tensor's shape, so that no term waits for the device.
+two known domains gives exactly zero, with a zero gradient. The features that terms are given were
+standardised (:func:`standardize`) by the module, once for all of them. Nothing depends on how many
+samples are known through a tensor's shape, so that no term waits for the device.
 
 The paper's own equations are not public (only its abstract is), so these are this library's design;
 each class names the work that its term comes from.
@@ -140,7 +141,7 @@ class CrossEntropyVariant(nn.Module):
         self.classifier = nn.Linear(dim, num_domains)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        return balanced_cross_entropy(self.classifier(standardize(features, batch)), batch)
+        return balanced_cross_entropy(self.classifier(features), batch)
 
 
 class PrototypeVariant(nn.Module):
@@ -180,7 +181,7 @@ class PrototypeVariant(nn.Module):
         self.seen.logical_or_(present)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        normalized = directions(standardize(features, batch))
+        normalized = directions(features)
         if self.training:
             self.update(normalized, batch)
         # A copy: the next call moves the prototypes in place, perhaps before this one's backward.
@@ -233,7 +234,7 @@ class AdversarialInvariance(nn.Module):
         self.discriminator = _discriminator(dim, num_domains, hidden_dim)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        hidden = reverse_gradient(standardize(features, batch))
+        hidden = reverse_gradient(features)
         return balanced_cross_entropy(self.discriminator(hidden), batch)
 
 
@@ -255,10 +256,9 @@ class ConfusionInvariance(nn.Module):
         self.discriminator = _discriminator(dim, num_domains, hidden_dim)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        hidden = standardize(features, batch)
-        found = balanced_cross_entropy(self.discriminator(hidden.detach()), batch)
+        found = balanced_cross_entropy(self.discriminator(features.detach()), batch)
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        logits: Tensor = torch.func.functional_call(self.discriminator, frozen, (hidden,))
+        logits: Tensor = torch.func.functional_call(self.discriminator, frozen, (features,))
         confusion = -(batch.weights * logits.log_softmax(1).mean(1)).sum()
         return found + confusion
 
@@ -275,11 +275,10 @@ class CORALInvariance(nn.Module):
     """
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        hidden = standardize(features, batch)
-        dim = hidden.shape[1]
+        dim = features.shape[1]
         pairs = batch.pairs(minimum=2)
-        means = batch.averaging.T @ hidden
-        centred = hidden - batch.one_hot @ means
+        means = batch.averaging.T @ features
+        centred = features - batch.one_hot @ means
         unbiased = batch.one_hot / (batch.counts - 1).clamp_min(1)
         covariance = unbiased.T @ (centred @ centred.T).square() @ unbiased / dim**2
         return mean_over_pairs(means @ means.T / dim, pairs) + mean_over_pairs(covariance, pairs)
@@ -301,7 +300,7 @@ class MMDInvariance(nn.Module):
         self.scales = scales
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        distances = squared_distances(standardize(features, batch))
+        distances = squared_distances(features)
         mean = (batch.weights @ distances @ batch.weights).detach() + EPS
         kernel = torch.stack([(-distances / (s * mean)).exp() for s in self.scales]).mean(0)
         return mean_over_pairs(batch.averaging.T @ kernel @ batch.averaging, batch.pairs(minimum=1))
@@ -363,7 +362,7 @@ class PrototypeInvariance(nn.Module):
         return q
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        hidden = directions(standardize(features, batch))
+        hidden = directions(features)
         scores = hidden @ F.normalize(self.prototypes, dim=1).T
         log_p = (scores / self.temperature).log_softmax(1)
         views, rows = batch.num_views, len(scores) // batch.num_views
@@ -389,8 +388,7 @@ class CrossCorrelationIndependence(nn.Module):
     """
 
     def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
-        v, i = standardize(variant, batch), standardize(invariant, batch)
-        return ((v * batch.weights[:, None]).T @ i).square().mean()
+        return ((variant * batch.weights[:, None]).T @ invariant).square().mean()
 
 
 class HSICIndependence(nn.Module):
@@ -405,7 +403,7 @@ class HSICIndependence(nn.Module):
         root = torch.outer(batch.weights, batch.weights).sqrt()
 
         def kernel(x: Tensor) -> Tensor:
-            distances = squared_distances(standardize(x, batch))
+            distances = squared_distances(x)
             mean = (batch.weights @ distances @ batch.weights).detach() + EPS
             k = (-distances / mean).exp()
             row_mean = k @ batch.weights
