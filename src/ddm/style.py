@@ -1,0 +1,154 @@
+"""Statistics of an image's style: how it is drawn or taken, as far as possible not what it shows.
+
+Histograms of colours, gradients and local contrast at several scales, of each quarter of the image.
+They say nothing of where in a quarter anything is. Colour and gradient statistics tell domains
+apart well (Choi et al., 2021, arXiv 2103.15597, for instance), and need no trained encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ddm.data.base import ImageDataset
+from ddm.data.loading import IndexedImages, batches, default_workers
+
+#: Side at which styles are compared, in pixels.
+STYLE_SIZE = 64
+LUMINANCE = (0.03, 0.2, 0.4, 0.6, 0.8, 0.97)
+SATURATION = (0.02, 0.1, 0.3, 0.6, 0.85)
+#: The first ones are a difference of one grey level, and of two.
+GRADIENT = (1 / 255, 2.2 / 255, 5 / 255, 12 / 255, 0.1, 0.25, 0.6)
+CONTRAST = (-0.25, -0.1, -0.04, -0.01, -0.002, 0.002, 0.01, 0.04, 0.1, 0.25)
+SCALES = (1, 2, 4)
+#: The quarters (upper left, upper right, lower left, lower right) of each half of an image.
+HALVES = {"left": (0, 2), "right": (1, 3), "upper": (0, 1), "lower": (2, 3)}
+
+
+@dataclass(frozen=True)
+class StyleFeatures:
+    """Style statistics of images, and of each image's halves.
+
+    Args:
+        whole: square roots of histograms, shape (N, F), float32.
+        halves: the same of the left, right, upper and lower half, shape (N, 4, F), float32. The
+            halves of an image share its style and differ in content: how much a statistic differs
+            between them says how much content is in it.
+        views: for each family of statistics ("colour", "edges", "texture"), its columns.
+    """
+
+    whole: NDArray[np.float32]
+    halves: NDArray[np.float32]
+    views: dict[str, NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def only(self, *views: str) -> StyleFeatures:
+        """Some families of statistics alone."""
+        columns = np.concatenate([self.views[view] for view in views])
+        return StyleFeatures(self.whole[:, columns], self.halves[:, :, columns], {})
+
+
+def style_histograms(images: Tensor) -> dict[str, Tensor]:
+    """Histograms of each quarter of each image, by family.
+
+    Args:
+        images: values in [0, 1], shape (N, C, H, W); H and W are multiples of 8.
+
+    Returns:
+        Family -> tensor of shape (N, 4, F): shares of a quarter's pixels; each histogram of a
+        family sums to 1.
+    """
+    weights = images.new_tensor([0.299, 0.587, 0.114]) if images.shape[1] == 3 else None
+    # Multispectral images have no luminance; the mean of their bands is as good.
+    grey = images.mean(1) if weights is None else torch.einsum("nchw,c->nhw", images, weights)
+    lightness = _bins(grey, LUMINANCE)
+    saturation = _bins(images.amax(1) - images.amin(1), SATURATION)
+    gradient = _bins(_gradient(images), GRADIENT)
+    s, m, g = len(SATURATION) + 1, len(LUMINANCE) + 1, len(GRADIENT) + 1
+    families = {
+        "colour": [_quarters(saturation * m + lightness, s * m)],
+        "edges": [
+            _quarters(lightness * g + gradient, m * g),
+            _quarters(saturation * g + gradient, s * g),
+        ],
+        "texture": [],
+    }
+    for scale in SCALES:
+        if scale > 1:
+            coarse = _bins(_gradient(F.avg_pool2d(images, scale)), GRADIENT)
+            families["edges"].append(_quarters(coarse, g))
+        contrast = _bins(_contrast(F.avg_pool2d(grey[:, None], scale)), CONTRAST)
+        families["texture"].append(_quarters(contrast, len(CONTRAST) + 1))
+    return {name: torch.cat(parts, 2) for name, parts in families.items()}
+
+
+def _bins(values: Tensor, edges: tuple[float, ...]) -> Tensor:
+    return torch.bucketize(values.contiguous(), values.new_tensor(edges))
+
+
+def _quarters(bins: Tensor, count: int) -> Tensor:
+    """Share of each bin in each quarter, (N, H, W) -> (N, 4, count)."""
+    n, height, width = bins.shape
+    rows = torch.arange(height, device=bins.device) // (height // 2)
+    columns = torch.arange(width, device=bins.device) // (width // 2)
+    quarter = 2 * rows[:, None] + columns
+    image = torch.arange(n, device=bins.device)[:, None, None]
+    place = ((4 * image + quarter) * count + bins).flatten()
+    counts = torch.bincount(place, minlength=4 * n * count).view(n, 4, count)
+    return counts.float() / (height * width // 4)
+
+
+def _gradient(images: Tensor) -> Tensor:
+    """Length of the gradient over all channels, (N, C, H, W) -> (N, H, W)."""
+    right = F.pad(images[..., 1:] - images[..., :-1], (0, 1))
+    down = F.pad(images[..., 1:, :] - images[..., :-1, :], (0, 0, 0, 1))
+    return (right.square() + down.square()).sum(1).sqrt()
+
+
+def _contrast(grey: Tensor) -> Tensor:
+    """How much darker a pixel is than its surroundings, (N, 1, H, W) -> (N, H, W)."""
+    surroundings = F.avg_pool2d(F.pad(grey, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    return (surroundings - grey)[:, 0]
+
+
+def style_features(
+    dataset: ImageDataset, indices: NDArray[np.int64] | None = None, batch_size: int = 64
+) -> StyleFeatures:
+    """Style statistics of images of a data set, in one pass.
+
+    Args:
+        dataset: images of any size; they are brought to ``STYLE_SIZE`` pixels.
+        indices: which of them, shape (M,); all by default.
+        batch_size: images at a time.
+    """
+    chosen = np.arange(len(dataset)) if indices is None else indices
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = batches(
+        IndexedImages(dataset, chosen), None, batch_size, default_workers(dataset)
+    )
+    whole, halves, views = [], [], {}
+    with torch.inference_mode():
+        for images, _, _ in tqdm(loader, desc="Styles", unit="batch", leave=False):
+            pixels = images.to(device)
+            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+            if pixels.shape[-1] != STYLE_SIZE:
+                side = (STYLE_SIZE, STYLE_SIZE)
+                pixels = F.interpolate(pixels, side, mode="bilinear", antialias=True)
+            families = style_histograms(pixels)
+            quarters = torch.cat(list(families.values()), 2)
+            parts = [quarters[:, half].mean(1) for half in HALVES.values()]
+            whole.append(quarters.mean(1).sqrt().cpu().numpy())
+            halves.append(torch.stack(parts, 1).sqrt().cpu().numpy())
+            start = 0
+            for name, family in families.items():
+                views[name] = np.arange(start, start + family.shape[2])
+                start += family.shape[2]
+    return StyleFeatures(np.concatenate(whole), np.concatenate(halves), views)
