@@ -207,14 +207,16 @@ def _bar(axes: Axes, y: float, height: float, bar: Bar, style: int, bold: bool) 
     axes.errorbar(
         bar.value, y, xerr=ends, color=INK, elinewidth=1.3, capsize=2.5, zorder=3.1, fmt="none"
     )
-    right = max(bar.high, bar.value)
+    right, gap = max(bar.high, bar.value), 6.0
     if bar.reference is not None:
         axes.plot(
             bar.reference, y, marker="D", color=INK, markerfacecolor="white", markersize=6, zorder=5
         )
-        right = max(right, bar.reference)
+        if bar.reference > right:
+            # Further from a diamond: the figure is not the diamond's.
+            right, gap = bar.reference, 12.0
     axes.annotate(
-        f"{100 * bar.value:.1f}", (right, y), xytext=(6, -0.5), textcoords="offset points",
+        f"{100 * bar.value:.1f}", (right, y), xytext=(gap, -0.5), textcoords="offset points",
         va="center", fontsize=FONT - 1, color=INK, fontweight="bold" if bold else "normal",
         zorder=6, bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0},
     )  # fmt: skip
