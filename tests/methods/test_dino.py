@@ -99,6 +99,11 @@ def test_the_head_sees_the_invariant_portion_alone():
     assert (gradient[:2] == 0).all() and (gradient[2:] != 0).any()
 
 
+@pytest.mark.filterwarnings("error")
+def test_it_is_made_without_a_warning():
+    make()
+
+
 def test_lightlys_head_cannot_be_copied_where_ours_can():
     bare = DINOProjectionHead(6, 8, 4, 9)
     bare(torch.rand(2, 6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,9 +92,12 @@ class DINO(Method):
         s: DINOSettings = self.settings
 
         def head() -> nn.Module:
-            return DINOProjectionHead(  # type: ignore[no-any-return]
-                self.head_dim, s.hidden_dim, s.bottleneck_dim, s.output_dim
-            )
+            with warnings.catch_warnings():
+                # Of lightly's code; its user can do nothing about it.
+                warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
+                return DINOProjectionHead(  # type: ignore[no-any-return]
+                    self.head_dim, s.hidden_dim, s.bottleneck_dim, s.output_dim
+                )
 
         self.head: Any = head()
         self.teacher_encoder = MomentumCopy(self.encoder)
