@@ -132,6 +132,14 @@ def test_methods_and_encoders_are_listed(capsys):
     assert "no encoder matches 'nope'" in refused(capsys, "encoders", "nope")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "ddm", "encoders"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        error = process.stderr.read().decode()
+    assert process.returncode == 0 and error == ""
+
+
 def loaded_by(code: str) -> set[str]:
     printed = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],

@@ -5,6 +5,7 @@ Heavy imports wait until a command runs, so that help answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -161,8 +162,11 @@ def _pretrain(options: Namespace) -> None:
 
 def _resume(options: Namespace) -> None:
     from ddm.pretrain import resume
+    from ddm.processes import is_first_process
 
     run = resume(options.run)
+    if not is_first_process():
+        return
     print(f"{run.encoder_file}: the encoder")
     print(f"Next: ddm evaluate {run.path}")
 
@@ -232,7 +236,11 @@ def _methods(options: Namespace) -> None:
 def _encoders(options: Namespace) -> None:
     from ddm.encoders import list_encoders
 
-    print("\n".join(list_encoders(options.pattern)))
+    try:
+        print("\n".join(list_encoders(options.pattern)), flush=True)
+    except BrokenPipeError:
+        # `ddm encoders | head` has seen enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _demo(options: Namespace) -> None:
