@@ -1,6 +1,7 @@
 """Pre-training: what a run leaves, and that an interrupted one ends as if it had not been."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -275,8 +276,10 @@ def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_checkpoint(
 
     poisoned.calls = 0
     monkeypatch.setattr(torch.nn.Module, "__call__", poisoned)
-    with pytest.raises(DdmError, match="not finite at step 5: independence; images of the batch"):
+    with pytest.raises(DdmError, match="not finite at step 5: independence; lower") as refused:
         pretrain(config(tmp_path), dataset)
+    images = json.loads(str(refused.value).split("rows of domains.parquet): ")[1])
+    assert len(set(images)) == 16 and all(dataset.splits[images] == "train")
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3
 

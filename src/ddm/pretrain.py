@@ -185,8 +185,8 @@ class Pretraining(pl.LightningModule):
             raise DdmError(f"the loss is not finite at step {self.global_step} on another rank")
         raise DdmError(
             f"the loss is not finite at step {self.global_step}: {', '.join(culprits)}; "
-            f"images of the batch: {index[:8].tolist()}...; lower --learning_rate, or raise "
-            "--warmup_epochs; the last good checkpoint is kept"
+            "lower --learning_rate, or raise --warmup_epochs; the last good checkpoint is kept; "
+            f"images of the batch (rows of domains.parquet): {index.tolist()}"
         )
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
