@@ -11,7 +11,8 @@ means that lightly's recipes get those of our methods, whatever their own are: i
 gets four small crops, which its benchmark leaves out.
 
 The measure is k-NN accuracy (20 neighbours, the 8 groups of emoji) of the test images of each
-domain among the training images of the same domain, mean over domains.
+domain among the training images of the same domain, mean over domains. The encoder's first weights
+are measured too: what they reach already, no training has to be thanked for.
 
 One JSON file a finished run under `benchmarks/results/methods/`; finished runs are skipped.
 """
@@ -304,6 +305,19 @@ def run_once(side: str, name: str, seed: int, epochs: int, data: ImageDataset) -
     return result | {"knn_val": knn(encoder, data, "val"), "knn_test": knn(encoder, data, "test")}
 
 
+def untrained(seed: int, data: ImageDataset) -> dict:
+    """The encoder that both sides of a pair begin with."""
+    torch.manual_seed(seed)
+    encoder, _ = build_encoder(EncoderSpec("small", 3, SIZE))
+    found = {f"knn_{split}": knn(encoder, data, split) for split in ("val", "test")}
+    return {"side": "untrained", "method": "", "seed": seed, **found}
+
+
+def mean_and_deviation(percent: np.ndarray) -> str:
+    deviation = np.std(percent, ddof=1) if len(percent) > 1 else float("nan")
+    return f"{percent.mean():.1f} [{deviation:.1f}]"
+
+
 def table(runs: list[dict]) -> str:
     """Means, and the standard error of the paired difference over seeds."""
     lines = [
@@ -327,23 +341,25 @@ def table(runs: list[dict]) -> str:
         )
         seconds = [np.median([sides[side][s]["seconds"] for s in seeds]) for side in sides]
         n = len(seeds)
-        spread = [np.std(x, ddof=1) if n > 1 else float("nan") for x in (ours, theirs)]
         error = np.std(ours - theirs, ddof=1) / n**0.5 if n > 1 else float("nan")
         lines.append(
-            f"| {name} | {n} | {ours.mean():.1f} [{spread[0]:.1f}] | {theirs.mean():.1f} "
-            f"[{spread[1]:.1f}] | {(ours - theirs).mean():+.1f} [{error:.1f}] | "
-            f"{seconds[0]:.0f} / {seconds[1]:.0f} |"
+            f"| {name} | {n} | {mean_and_deviation(ours)} | {mean_and_deviation(theirs)} | "
+            f"{(ours - theirs).mean():+.1f} [{error:.1f}] | {seconds[0]:.0f} / {seconds[1]:.0f} |"
         )
+    first = 100 * np.array([r["knn_test"]["mean"] for r in runs if r["side"] == "untrained"])
+    lines += ["", f"The encoder before any training: {mean_and_deviation(first)}."]
     return "\n".join(lines)
 
 
 def plot(runs: list[dict], path: Path) -> None:
     """Effective rank and k-NN over training: does any run collapse?"""
     figure, axes = plt.subplots(2, len(METHODS), figsize=(15, 5), sharex=True, sharey="row")
+    first = np.mean([r["knn_val"]["mean"] for r in runs if r["side"] == "untrained"])
     looks = {"ddm": ("#0072b2", "-"), "lightly": ("#e69f00", "--")}
     for column, name in enumerate(METHODS):
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel("epoch")
+        axes[1, column].axhline(100 * first, color="0.4", linestyle=":", label="untrained")
         for run in (r for r in runs if r["method"] == name):
             color, style = looks[run["side"]]
             for axis, key, scale in ((0, "effective_rank", 1), (1, "knn", 100)):
@@ -352,7 +368,7 @@ def plot(runs: list[dict], path: Path) -> None:
                 axes[axis, column].plot(*zip(*points, strict=True), style, color=color, label=label)
     axes[0, 0].set_ylabel("effective rank\n(of at most 127)")
     axes[1, 0].set_ylabel("k-NN on validation images, %")
-    axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels())
+    axes[0, -1].legend(*axes[1, 0].get_legend_handles_labels())
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -368,6 +384,9 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     data = load_images("emoji", SIZE, 3, False)
     for seed in range(options.seeds):
+        path = options.results / f"untrained_{seed}.json"
+        if not path.exists():
+            path.write_text(json.dumps({**untrained(seed, data), **environment()}, indent=1))
         for name in options.methods:
             for side in ("ddm", "lightly"):
                 path = options.results / f"{name}_{side}_{seed}.json"
