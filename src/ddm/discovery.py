@@ -38,7 +38,7 @@ DIMENSIONS = (4, 8, 16)
 #: (benchmarks/discovery.py).
 BELIEVED = 0.40
 #: The largest number of domains whose score comes this close to the best one is chosen.
-NEARLY = 0.95
+NEARLY = 0.85
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
 #: Samples that clusterings are fitted to, however many there are.
@@ -177,7 +177,7 @@ def discover_domains(
 
 def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
     low, high = NUM_DOMAINS if num_domains is None else (
-        (num_domains, num_domains) if isinstance(num_domains, int) else num_domains
+        num_domains if isinstance(num_domains, tuple) else (int(num_domains),) * 2
     )
     if not 2 <= low <= high:
         raise DdmError(f"num_domains={num_domains}: give a number from 2 on, or (least, most)")
