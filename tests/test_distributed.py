@@ -101,7 +101,9 @@ SETTINGS: dict[str, dict[str, int]] = {
     "dino": {"hidden_dim": 8, "bottleneck_dim": 4, "output_dim": 7, "local_views": 2},
     "simsiam": {"hidden_dim": 8, "bottleneck_dim": 4},
     "barlow_twins": {"hidden_dim": 8, "output_dim": 6},
+    "domain-aware simclr": {"hidden_dim": 8, "output_dim": 4, "other_domains": 0.1},
 }
+KINDS: dict[str, type[Method]] = {**METHODS, "domain-aware simclr": SimCLR}
 OBJECTIVES = ("adversarial", "confusion", "coral", "mmd", "prototypes", "none")
 MORE_STEPS = 10
 
@@ -121,7 +123,7 @@ class Pretrained(nn.Module):
             nn.Linear(6, 12),
             nn.Tanh(),
         )
-        kind = METHODS[name]
+        kind = KINDS[name]
         self.method: Method = kind(encoder, 12, settings=kind.settings_type(**SETTINGS[name]))
         self.ddm = None
         if objectives != "none":
@@ -133,7 +135,7 @@ class Pretrained(nn.Module):
         self.double()
 
     def forward(self, views: list[Tensor], domains: Tensor) -> Tensor:
-        output = self.method(views)
+        output = self.method(views, domains)
         if self.ddm is None:
             return output.loss
         return output.loss + self.ddm(output.features, domains).loss
@@ -242,7 +244,7 @@ def work(rank: int, folder: Path) -> None:
     loss = model(images(0, 2)[:, rank * SAMPLES : (rank + 1) * SAMPLES])
     loss.backward()
     found["simclr"] = {"loss": loss.item(), "gradient": method.encoder.weight.grad}
-    for name in METHODS:
+    for name in KINDS:
         for objectives in OBJECTIVES:
             found[f"{name} {objectives}"] = pretrain(name, objectives, rank)
     found["each its own norm"] = pretrain("simclr", "none", rank, synchronize=False)["losses"]
@@ -316,7 +318,7 @@ def test_two_ranks_are_one_process(ranks: list[dict[str, Any]], name: str) -> No
 
 
 @pytest.mark.parametrize("objectives", OBJECTIVES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", KINDS)
 def test_two_ranks_of_a_method_are_one_process(
     ranks: list[dict[str, Any]], name: str, objectives: str
 ) -> None:

@@ -229,6 +229,7 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         ),
         (dict(method_args={"hidden_dim": 0.5}), "method_args.hidden_dim=0.5 must be of type int"),
         (dict(encoder="vit_small_patch32_224", method="dino"), "not take images of 16 pixels"),
+        (dict(method_args={"other_domains": 2}), r"other_domains=2 must lie in \[0, 1\]"),
         (dict(init="nowhere.pth"), "--init nowhere.pth: neither a file nor a pretrained model"),
     ],
 )
@@ -332,6 +333,32 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert main(["pretrain", str(folder), "-o", str(tmp_path / "run"), *arguments]) == 130
     assert "`ddm resume RUN` continues a run" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_shared_styles_and_domain_aware_negatives_change_the_run(tmp_path, dataset):
+    losses = {}
+    for name, changes in {
+        "plain": {},
+        "style": {"shared_style": 0.5},
+        "negatives": {"method_args": {"other_domains": 0.0}},
+    }.items():
+        changes |= {"output": str(tmp_path / name), "epochs": 1}
+        settings = config(tmp_path, ddm=ModuleConfig(enabled=False), **changes)
+        losses[name] = metrics(pretrain(settings, dataset))[0]["loss"]
+    assert len(set(losses.values())) == 3
+    # Fewer images to tell apart: less than half of them are of the own domain.
+    assert float(losses["negatives"]) < float(losses["plain"]) - 0.5
+
+
+def test_domain_aware_negatives_need_two_domains_without_the_module_too(tmp_path, dataset):
+    settings = config(
+        tmp_path,
+        ddm=ModuleConfig(enabled=False),
+        method_args={"other_domains": 0.0},
+        held_out=["night", "outline"],
+    )
+    with pytest.raises(DdmError, match=r"\(filled\), .*domain-aware negatives need two"):
+        pretrain(settings, dataset)
 
 
 def test_a_renamed_domain_is_not_lost_silently(tmp_path, dataset):

@@ -24,6 +24,7 @@ from ddm.views import (
     plain_view,
     random_view,
     random_views,
+    share_style,
     to_float,
 )
 
@@ -428,3 +429,48 @@ def test_operations_are_drawn_independently() -> None:
     ).float()
     torch.testing.assert_close(happened.mean(1), torch.full((3,), 0.5), atol=0.05, rtol=0)
     torch.testing.assert_close(torch.corrcoef(happened), torch.eye(3), atol=0.08, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (9, 14)])
+def test_the_whole_style_of_one_image_is_its_amplitudes_with_the_others_phases(
+    size: tuple[int, int],
+) -> None:
+    # Half-way grey and faint, so that nothing is clamped.
+    images = 0.5 + 0.02 * (random_images(4, height=size[0], width=size[1]) - 0.5)
+    styled = share_style(images, 2, 1.0)
+    expected = torch.fft.fft2(images[2]).abs().expand(4, -1, -1, -1)
+    torch.testing.assert_close(torch.fft.fft2(styled).abs(), expected, rtol=1e-4, atol=1e-3)
+    strong = torch.fft.fft2(images).abs() > 0.05
+    turned = torch.fft.fft2(styled) * torch.fft.fft2(images).conj()
+    assert (turned.angle().abs()[strong & (expected > 0.05)] < 0.05).all()
+    torch.testing.assert_close(styled[2], images[2], rtol=0, atol=1e-5)
+
+
+def test_the_smallest_style_is_the_mean_colour() -> None:
+    images = 0.5 + 0.1 * (random_images(3) - 0.5)
+    images[1] += 0.2
+    styled = share_style(images, 1, 0.0)
+    means = images.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(styled, images - means + means[1], rtol=0, atol=1e-5)
+
+
+def test_the_area_of_a_style_is_a_share_of_the_spectrum() -> None:
+    images = 0.5 + 0.02 * (random_images(2, height=64, width=64) - 0.5)
+    changed = (
+        torch.fft.fft2(share_style(images, 1, 0.25))[0] - torch.fft.fft2(images)[0]
+    ).abs() > 1e-3
+    assert changed.float().mean() == pytest.approx(0.25, abs=0.03)
+    frequency = torch.fft.fftfreq(64).abs()
+    assert not changed[:, frequency > 0.25].any() and not changed[:, :, frequency > 0.25].any()
+
+
+def test_a_shared_style_makes_one_colour_of_a_batch() -> None:
+    images = torch.stack([torch.full((3, 8, 8), v) for v in (0.2, 0.5, 0.8)])
+    settings = ViewSettings(8, shared_style=0.5)
+    first, second = random_views(images, [settings] * 2, generator(3))
+    for view in (first, second):
+        torch.testing.assert_close(view[0], view[1])
+        torch.testing.assert_close(view[0], view[2])
+    assert not torch.allclose(first, second)
+    own = random_view(images, ViewSettings(8), generator(3))
+    assert not torch.allclose(own[0], own[1])

@@ -61,6 +61,8 @@ class PretrainConfig:
         method: self-supervised method.
         method_args: settings of the method, such as temperature or queue_size; `ddm methods` lists
             them with their defaults.
+        shared_style: area of the amplitude spectrum, drawn up to this share, that all images of a
+            view take from one of them (batch styles standardization); 0 for none.
         encoder: "small" or the name of a timm model.
         init: first weights: a pretrained model of timm, a file (safetensors, or a checkpoint of
             timm, lightly, solo-learn, MoCo, DINO, ddm) or a run folder; random ones by default.
@@ -92,6 +94,7 @@ class PretrainConfig:
     channels: int = 3
     method: str = "simclr"
     method_args: dict[str, int | float] = field(default_factory=dict)
+    shared_style: float = 0.0
     encoder: str = "small"
     init: str | None = None
     ddm: ModuleConfig = field(default_factory=ModuleConfig)
@@ -113,6 +116,8 @@ class PretrainConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
+        if not 0 <= self.shared_style <= 1:
+            raise DdmError(f"shared_style={self.shared_style} must lie in [0, 1]")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < max(1, self.epochs):
             raise DdmError(
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "

@@ -101,7 +101,12 @@ class Pretraining(pl.LightningModule):
         self.method.check_batch(config.batch_size * config.devices)
         if config.devices > 1:
             synchronize_batch_norm(self.method, "cuda" if _on_gpu(config) else "cpu")
-        self.view_settings = self.method.views(config.size)
+        if self.method.needs_domains and not config.ddm.enabled:
+            require_two_domains(dataset, self.images.indices)
+        self.view_settings = [
+            replace(view, shared_style=config.shared_style)
+            for view in self.method.views(config.size)
+        ]
         for size in {view.size for view in self.view_settings}:
             measure_features(encoder, replace(spec, image_size=size))
         self.variant_dim = variant_dim
@@ -160,12 +165,12 @@ class Pretraining(pl.LightningModule):
         generator = torch.Generator().manual_seed(self._step_seed())
         views = random_views(images, self.view_settings, generator)
         self.method.progress = self.global_step / self.total_steps
-        output = self.method(views)
+        # Looked up where the numbers are: an unknown domain (-1) finds the last entry, -1.
+        known = self.domain_number[domain]  # type: ignore[index]
+        output = self.method(views, known)
         loss: Tensor = output.loss
         terms = {"ssl": output.loss.detach()}
         if self.module is not None:
-            # Looked up where the numbers are: an unknown domain (-1) finds the last entry, -1.
-            known = self.domain_number[domain]  # type: ignore[index]
             disentangled = self.module(output.features, known)
             loss = loss + disentangled.loss
             terms |= disentangled.terms
@@ -328,7 +333,7 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
 
 
 def require_two_domains(dataset: ImageDataset, indices: NDArray[np.int64]) -> None:
-    """Refuse to disentangle images of one domain.
+    """Refuse what needs domains on images of one.
 
     Raises:
         DdmError: fewer than two known domains among these images.
@@ -338,8 +343,8 @@ def require_two_domains(dataset: ImageDataset, indices: NDArray[np.int64]) -> No
     if len(names) < 2:
         raise DdmError(
             f"{dataset.name} has {len(names)} domain to train on ({', '.join(names) or 'none'}), "
-            "and the module needs two; add domains, hold out fewer, or train without it: "
-            "--ddm.enabled false"
+            "and the module and domain-aware negatives need two; add domains, hold out fewer, or "
+            "train without them: --ddm.enabled false"
         )
 
 

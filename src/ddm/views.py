@@ -49,6 +49,9 @@ class ViewSettings:
         blur_sigma: its standard deviation, low and high, in pixels of a view of 224; scaled by
             size.
         solarize: probability of inverting all values above one half.
+        shared_style: area of the amplitude spectrum, drawn up to this share, that all images of a
+            batch take from one of them (:func:`share_style`), which then also share one draw of
+            colour jitter; 0 for none.
     """
 
     size: int
@@ -64,6 +67,7 @@ class ViewSettings:
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
+    shared_style: float = 0.0
 
 
 def normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -109,13 +113,18 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
         images: shape (N, C, H, W), uint8 or float in [0, 1]. Colour is jittered for C = 3; for
             other C brightness and contrast only.
         settings: how to draw.
-        generator: on the CPU; N x 13 uniform numbers are taken from it.
+        generator: on the CPU; N x 13 uniform numbers are taken from it, and two more for a shared
+            style.
 
     Returns:
         Normalised views, shape (N, C, size, size), channels-last in memory.
     """
     draw = torch.rand(len(images), 13, generator=generator)
     view = crop_and_flip(to_float(images), settings, draw[:, :5])
+    if settings.shared_style > 0:
+        which, area = torch.rand(2, generator=generator).tolist()
+        view = share_style(view, int(which * len(view)), area * settings.shared_style)
+        draw[:, 5:11] = draw[:1, 5:11].clone()
     view = jitter_color(view, settings, draw[:, 5:11]).clamp(0, 1)
     if settings.blur > 0:
         view = blur(view, settings, draw[:, 11:])
@@ -167,6 +176,35 @@ def crop_and_flip(images: Tensor, settings: ViewSettings, draw: Tensor) -> Tenso
     shape = [len(images), images.shape[1], settings.size, settings.size]
     grid = F.affine_grid(theta.to(images.device), shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def share_style(images: Tensor, reference: int, area: float) -> Tensor:
+    """All images in the style of one of them: its low-frequency Fourier amplitudes, their phases.
+
+    Batch styles standardization (Scalbert et al., 2024, arXiv 2303.06088): with one style in a
+    batch, style does not help to tell its images apart. No domain labels are needed. Under several
+    ranks each has a style of its own.
+
+    Args:
+        images: float in [0, 1], shape (N, C, H, W).
+        reference: index of the image that gives the style.
+        area: share of the spectrum that is replaced, a square round the mean colour, in [0, 1]; 0
+            replaces the mean colour alone.
+
+    Returns:
+        Tensor of the images' shape, in [0, 1].
+    """
+    height, width = images.shape[-2:]
+    spectrum = torch.fft.rfft2(images)
+    amplitude = spectrum.abs()
+    # In cycles a pixel: up to one half in each direction.
+    reach = math.sqrt(area) / 2
+    rows = torch.fft.fftfreq(height, device=images.device).abs() <= reach
+    columns = torch.fft.rfftfreq(width, device=images.device) <= reach
+    replaced = torch.where(rows[:, None] & columns, amplitude[reference], amplitude)
+    spectrum = torch.polar(replaced, spectrum.angle())
+    styled: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
+    return styled.clamp(0, 1)
 
 
 def jitter_color(images: Tensor, settings: ViewSettings, draw: Tensor) -> Tensor:

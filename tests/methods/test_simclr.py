@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddm.errors import DdmError
 from ddm.methods import METHODS, SimCLR, find_method
-from ddm.methods.simclr import SimCLRSettings
+from ddm.methods.simclr import SimCLRSettings, domain_aware_nt_xent
 
 N, DIM = 5, 12
 
@@ -86,6 +86,62 @@ def test_strong_views_for_large_images_and_mild_sharp_ones_for_small() -> None:
     assert (large[0].brightness, large[0].hue, large[0].blur) == (0.8, 0.2, 0.5)
     assert (small[0].brightness, small[0].hue, small[0].blur) == (0.4, 0.1, 0.0)
     assert large[0].jitter == 0.8 and large[0].grayscale == 0.2
+
+
+def in_domains(z: Tensor, domains: list[int], temperature: float, other_domains: float) -> float:
+    """The loss of `domain_aware_nt_xent` as its docstring has it, view by view."""
+    n = len(domains)
+    unit = z / z.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        top = math.exp(float(unit[i] @ unit[positive]) / temperature)
+        below = top
+        for k in range(2 * n):
+            if k in (i, positive):
+                continue
+            a, b = domains[i % n], domains[k % n]
+            weight = other_domains if a >= 0 and b >= 0 and a != b else 1.0
+            below += weight * math.exp(float(unit[i] @ unit[k]) / temperature)
+        total -= math.log(top / below)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("other_domains", [0.0, 0.3])
+@pytest.mark.parametrize("domains", [[0, 1, 0, 1, 1], [0, -1, 1, 1, -1], [0, 1, 2, 3, 4]])
+def test_negatives_of_other_domains_have_their_weight(
+    domains: list[int], other_domains: float
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    z = torch.randn(2, N, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    loss = domain_aware_nt_xent(z, torch.tensor(domains), 0.3, other_domains)
+    expected = in_domains(z.detach().flatten(0, 1), domains, 0.3, other_domains)
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    loss.backward()
+    assert z.grad is not None and z.grad.isfinite().all()
+
+
+def test_with_full_weight_or_one_domain_it_is_simclr() -> None:
+    method, views = make(temperature=0.3), two_views()
+    with torch.no_grad():
+        z = torch.stack(method.head(method.encoder(torch.cat(views))).chunk(2))
+        plain = method(views).loss.item()
+        spread = torch.arange(N)
+        assert domain_aware_nt_xent(z, spread, 0.3, 1.0).item() == pytest.approx(plain, rel=1e-9)
+        for same in (torch.zeros(N, dtype=torch.long), torch.full((N,), -1)):
+            assert domain_aware_nt_xent(z, same, 0.3, 0.0).item() == pytest.approx(plain, rel=1e-9)
+
+
+def test_domains_are_asked_for_only_where_they_count() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, DIM))
+    asking = SimCLR(encoder, DIM, 0, SimCLRSettings(other_domains=0.0, hidden_dim=16)).double()
+    assert asking.needs_domains and not make().needs_domains
+    with pytest.raises(ValueError, match=r"SimCLR .*needs the domain of each image"):
+        asking(two_views())
+    domains = torch.tensor([0, 0, 1, 1, 1])
+    assert asking(two_views(), domains).loss != asking(two_views(), domains.flip(0)).loss
+    plain = make()
+    assert plain(two_views(), domains).loss == plain(two_views()).loss
 
 
 def test_methods_by_name() -> None:

@@ -32,8 +32,8 @@ class MethodOutput:
 class Method(nn.Module):
     """A self-supervised method: views in, loss and features out.
 
-    A method never hears of domains, and the module never hears of the method: they meet in the
-    features.
+    A method never hears of domains unless it asks (:attr:`needs_domains`), and the module never
+    hears of the method: they meet in the features.
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim).
@@ -83,14 +83,22 @@ class Method(nn.Module):
                 "raise the batch size"
             )
 
-    def forward(self, views: Sequence[Tensor]) -> MethodOutput:
+    @property
+    def needs_domains(self) -> bool:
+        """Whether :meth:`forward` must be told the images' domains."""
+        return False
+
+    def forward(self, views: Sequence[Tensor], domains: Tensor | None = None) -> MethodOutput:
         """One step.
 
         Args:
             views: what :meth:`views` asks for, in that order, each of shape (N, C, size, size).
+            domains: domain of each image, shape (N,), -1 for unknown; read by a method that
+                :attr:`needs_domains` only.
 
         Raises:
-            ValueError: too few views, or a batch that the method cannot learn from.
+            ValueError: too few views, a batch that the method cannot learn from, or no domains
+                where they are needed.
         """
         views = list(views)
         if len(views) < 2:
@@ -99,10 +107,21 @@ class Method(nn.Module):
             )
         if self.training:
             self.check_batch(len(views[0]) * world_size())
-        return self.step(views)
+        if not self.needs_domains:
+            return self.step(views)
+        if domains is None:
+            raise ValueError(
+                f"{type(self).__name__} with these settings needs the domain of each image: "
+                "method(views, domains)"
+            )
+        return self.step_in_domains(views, domains)
 
     def step(self, views: list[Tensor]) -> MethodOutput:
         """What each method does with its views."""
+        raise NotImplementedError
+
+    def step_in_domains(self, views: list[Tensor], domains: Tensor) -> MethodOutput:
+        """What a method that :attr:`needs_domains` does instead of :meth:`step`."""
         raise NotImplementedError
 
     #: Share of training that is done, from 0 to 1; whoever trains sets it before each step.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
+from ddm.distributed import gather_rows
 from ddm.methods.base import Method, MethodOutput, require_range, require_widths, simclr_view
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
@@ -22,14 +25,18 @@ class SimCLRSettings:
         temperature: of the NT-Xent loss; the paper's best for CIFAR-10 is 0.5, for ImageNet 0.1.
         hidden_dim: width of the projection head.
         output_dim: width of the projections.
+        other_domains: weight of the negatives that come from another domain; 1 is SimCLR, 0 tells
+            images apart within their own domain only (domain-aware negatives, after DARLING).
     """
 
     temperature: float = 0.2
     hidden_dim: int = 512
     output_dim: int = 128
+    other_domains: float = 1.0
 
     def __post_init__(self) -> None:
         require_range(self, 1e-3, 100, "temperature")
+        require_range(self, 0, 1, "other_domains")
         require_widths(self, "hidden_dim", "output_dim")
 
 
@@ -38,6 +45,11 @@ class SimCLR(Method):
 
     Chen et al., 2020 (arXiv 2002.05709). Two views of an image attract, all other images of the
     global batch repel. Both views go through the encoder as one batch, as in the authors' code.
+
+    With ``other_domains`` below 1, negatives from other domains count less: what tells domains
+    apart then helps little to tell images apart (:func:`domain_aware_nt_xent`). It is the idea of
+    DARLING (Zhang et al., 2022, arXiv 2107.06219), whose weights come from a classifier of domains,
+    for domains that are given; it is not the whole of that method.
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim).
@@ -68,8 +80,61 @@ class SimCLR(Method):
     def views(self, size: int) -> list[ViewSettings]:
         return [simclr_view(size)] * 2
 
+    @property
+    def needs_domains(self) -> bool:
+        settings: SimCLRSettings = self.settings
+        return settings.other_domains < 1
+
     def step(self, views: list[Tensor]) -> MethodOutput:
+        features, projections = self._project(views)
+        return MethodOutput(self.criterion(*projections), features)
+
+    def step_in_domains(self, views: list[Tensor], domains: Tensor) -> MethodOutput:
+        features, projections = self._project(views)
+        s: SimCLRSettings = self.settings
+        loss = domain_aware_nt_xent(
+            gather_rows(projections, dim=1),
+            gather_rows(domains.to(projections.device)),
+            s.temperature,
+            s.other_domains,
+        )
+        return MethodOutput(loss, features)
+
+    def _project(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (2, N, D) and projections (2, N, output_dim) of the two views."""
         features = self.encoder(torch.cat(views))
         projections = self.head(features[:, self.head_start :])
-        loss = self.criterion(*projections.chunk(2))
-        return MethodOutput(loss, torch.stack(features.chunk(2)))
+        return torch.stack(features.chunk(2)), torch.stack(projections.chunk(2))
+
+
+def domain_aware_nt_xent(
+    projections: Tensor, domains: Tensor, temperature: float, other_domains: float
+) -> Tensor:
+    """NT-Xent whose negatives from other domains have a weight of their own.
+
+    The loss of a view with projection z, whose positive is z+, is
+
+        -log(exp(z z+ / t) / (exp(z z+ / t) + sum_k w_k exp(z z_k / t)))
+
+    with ``w_k = 1`` for an image of the same domain and ``other_domains`` for one of another.
+    Where either domain is unknown, ``w_k = 1``: nothing says that they differ. A view that is left
+    without negatives has the loss 0.
+
+    Args:
+        projections: of both views, shape (2, N, D); normalised here.
+        domains: shape (N,), -1 for unknown.
+        temperature: t.
+        other_domains: in [0, 1]; 1 gives the NT-Xent loss itself.
+
+    Returns:
+        The mean over the 2 N views, a scalar.
+    """
+    z = F.normalize(projections.flatten(0, 1), dim=1)
+    n, d = len(domains), domains.repeat(2)
+    differ = (d[:, None] != d) & (d[:, None] >= 0) & (d >= 0)
+    logits = z @ z.T / temperature
+    log_weight = math.log(other_domains) if other_domains > 0 else -math.inf
+    logits = torch.where(differ, logits + log_weight, logits)
+    # A view is no negative of itself.
+    logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
+    return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))
