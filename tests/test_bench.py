@@ -11,6 +11,7 @@ import yaml
 from ddm.bench import COLUMNS, OWN_GRIDS, Grid, bench, table
 from ddm.cli import main
 from ddm.errors import DdmError
+from ddm.probe import SUMMARIES
 from synthetic import write_folder
 
 VARIANTS = {"plain": {"ddm.enabled": False}, "coral": {"ddm.invariance_weight": 0.1}}
@@ -53,6 +54,11 @@ def test_one_file_a_run_and_a_table(done):
     line = next(x for x in text.splitlines() if x.startswith("| coral"))
     assert line.split("|")[4].split()[0] == f"{100 * value:.1f}"
     assert (results / "table.md").read_text() == text
+    manifest = yaml.safe_load((results / "manifest.yaml").read_text())
+    assert manifest["grid"]["variants"] == VARIANTS and len(manifest["data"]) == 1
+    hashes = manifest["data"][0]["split_hashes"]
+    assert hashes == record["data"]["split_hashes"]
+    assert f"test {hashes['test'][:12]}" in text and "not made on the same" not in text
 
 
 def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
@@ -95,7 +101,7 @@ def test_reserved_domains_leave_no_figure(images, tmp_path):
     text = (tmp_path / "out" / "coral_none_0.json").read_text()
     record = json.loads(text)
     assert record["config"]["held_out"] == ["outline"]
-    assert {r["domain"] for r in record["rows"]} == {"filled", "night", "mean", "worst"}
+    assert {r["domain"] for r in record["rows"]} == {"filled", "night", *SUMMARIES}
     assert all(r["side"] == "seen" for r in record["rows"])
 
 
@@ -137,9 +143,13 @@ def record(variant, seed, values):
                     label="class" if measure in ("linear", "knn") else "x",
                     domain=domain,
                     value=value + shift,
+                    n=10,
                 )
             )
-    return dict(variant=variant, held_out=["a"], seed=seed, main_label="class", rows=rows)
+    data = dict(split_hashes=dict(train="t" * 64, val="v" * 64, test="e" * 64))
+    return dict(
+        variant=variant, held_out=["a"], seed=seed, main_label="class", rows=rows, data=data
+    )
 
 
 def test_means_errors_and_paired_tests():
@@ -165,9 +175,12 @@ def test_means_errors_and_paired_tests():
 @pytest.mark.parametrize("path", sorted(OWN_GRIDS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_grids_that_come_with_the_package(path):
     grid = Grid.load(Path(path.stem), images="elsewhere")
-    assert len(grid.seeds) == 3 and next(iter(grid.variants)) == "plain"
+    assert len(grid.seeds) == 3 and path.read_text().startswith("# ")
     config = grid.config(grid.runs[-1], Path("out"))
-    assert config.images == "elsewhere" and config.epochs == 0
+    assert config.images == "elsewhere"
+    if grid.finetune is not None:  # The supervised baselines.
+        assert config.epochs == 0
+        assert grid.finetuning(grid.runs[-1]).invariance == "coral"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +194,14 @@ def test_grids_that_come_with_the_package(path):
         (dict(variants={"a": {"epoch": 3}}), "variant a has settings .* epoch"),
         (dict(variants={"a": {"seed": 3}}), "seed is not to be set"),
         (dict(variants={"a/b": {}}), "cannot be a file's name"),
+        (
+            dict(variants={"a": {"finetune.steps": 3}}),
+            "variant a: sets finetune.steps, .* no `finetune:`",
+        ),
+        (
+            dict(variants={"a": {"finetune.step": 3}}, finetune={"steps": 2}),
+            "finetune: .*unexpected keyword argument 'step'",
+        ),
         (dict(base={"epochs": -1}), "epochs=-1 must be at least 0"),
     ],
 )
@@ -194,7 +215,7 @@ def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, m
 def test_the_command_line(tmp_path, capsys):
     assert main(["bench", str(tmp_path / "no.yaml"), "-o", str(tmp_path / "o")]) == 2
     assert (
-        "no.yaml does not exist: give a grid (YAML), or one of domainnet-udg,"
+        "no.yaml does not exist: give a grid (YAML), or one of camelyon17-wilds, domainnet-"
         in capsys.readouterr().err
     )
     (tmp_path / "g.yaml").write_text("variants: {a: {}}")

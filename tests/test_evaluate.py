@@ -64,7 +64,7 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     for r in results["rows"]:
         assert 0 <= r["low"] <= r["value"] <= r["high"] <= 1, r
     assert {r["domain"] for r in results["rows"] if r["side"] == "unseen"} == {
-        "outline", "mean", "worst",
+        "outline", "mean", "pooled", "worst",
     }  # fmt: skip
     answers = pd.read_parquet(run.predictions_file)
     key = dict(measure="linear", portion="all", side="unseen", trained_on="seen", domain="outline")

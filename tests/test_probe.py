@@ -292,7 +292,7 @@ def test_paired_difference() -> None:
 
 
 def test_summary_rows() -> None:
-    """Each domain, the mean of them and the worst, which keeps its own number of samples."""
+    """Each domain, their mean, all samples pooled, and the worst with its own samples."""
     common = {"measure": "linear", "chance": 0.5}
     parts = {
         "photo": (np.array([True, True, True, False]), np.arange(4)),
@@ -303,6 +303,7 @@ def test_summary_rows() -> None:
         ("photo", 0.75, 4),
         ("sketch", 0.5, 2),
         ("mean", 0.625, 6),
+        ("pooled", pytest.approx(4 / 6), 6),
         ("worst", 0.5, 2),
     ]
     assert all(r["measure"] == "linear" and r["low"] <= r["value"] <= r["high"] for r in rows)

@@ -18,7 +18,7 @@ from ddm.data.base import ImageDataset, Labels
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import describe, environment
-from ddm.probe import bootstrap, paired_difference
+from ddm.probe import SUMMARIES, bootstrap, paired_difference
 from ddm.protocols import Answers, SeenUnseen
 from ddm.report import write_report
 from ddm.run_folder import RunFolder
@@ -134,7 +134,7 @@ def leakage_rows(protocol):
     return [
         {**common, **numbers, "portion": portion, "domain": domain}
         for portion in ("all", "invariant", "variant")
-        for domain in (*protocol.seen, "mean", "worst")
+        for domain in (*protocol.seen, *SUMMARIES)
     ]
 
 
@@ -510,7 +510,7 @@ def test_answers_give_the_figures():
     exact = table.groupby(keys, observed=True)["right"].agg(["mean", "size"])
     rows = protocol.figures({}, answers)
     for row in rows:
-        if row["domain"] not in ("mean", "worst"):
+        if row["domain"] not in SUMMARIES:
             mean, size = exact.loc[tuple(row[k] for k in keys)]
             assert (row["value"], row["n"]) == (pytest.approx(mean), size)
     assert {row["measure"] for row in rows} == {"linear", "knn", "retrieval"}

@@ -6,13 +6,15 @@ A grid is a YAML file::
     variants:                                      # what is compared; the first is the baseline
       plain: {ddm.enabled: false}
       coral: {ddm.invariance: coral, ddm.invariance_weight: 0.3}
+      dann: {ddm.enabled: false, epochs: 0, finetune.invariance: adversarial}
     held_out: [[twemoji], [openmoji-line]]         # domains left out, one set a run
     seeds: [0, 1, 2]
     reserved: [noto-mono]                          # take no part in anything
     finetune: {fractions: [0.01, 1.0]}             # label fractions too, if given (ddm finetune)
 
 Every variant is run for every set of held-out domains and every seed. Reserved domains are held out
-too, and no figure of theirs is kept, so that nothing can be chosen on them.
+too, and no figure of theirs is kept, so that nothing can be chosen on them. Beside the runs' files
+``manifest.yaml`` says what was run on which images: the grid, and a hash of each split.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import yaml
 from ddm.config import FinetuneConfig, PretrainConfig, differences
 from ddm.errors import DdmError
 from ddm.files import atomic
+from ddm.probe import SUMMARIES
 
 #: What the tables show: heading, and the figures' measure, trained_on and side. Their label is the
 #: data's main one, or what there is.
@@ -47,6 +50,7 @@ COLUMNS = (
 )
 #: Protocols as grids.
 OWN_GRIDS = Path(__file__).parent / "grids"
+Column = tuple[str, str, str, str]
 _KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
 
 
@@ -147,6 +151,7 @@ class Grid:
             if "/" in run.name:
                 raise DdmError(f"{path}: {run.name!r} cannot be a file's name; rename the variant")
             grid.config(run, Path("unused"))
+            grid.finetuning(run)
         return grid
 
     @property
@@ -172,6 +177,8 @@ class Grid:
         module: dict[str, Any] = {}
         settings: dict[str, Any] = {}
         for name, value in {**self.base, **self.variants[run.variant]}.items():
+            if name.startswith("finetune."):
+                continue
             if name.startswith("ddm."):
                 module[name.removeprefix("ddm.")] = value
             elif name == "ddm" and isinstance(value, dict):
@@ -184,6 +191,29 @@ class Grid:
         settings |= {"output": str(output), "seed": run.seed, "ddm": module}
         settings["held_out"] = [*run.held_out, *self.reserved]
         return PretrainConfig.from_dict(settings, f"{self.path}, variant {run.variant}")
+
+    def finetuning(self, run: BenchRun) -> FinetuneConfig | None:
+        """The settings of a run's label fractions; None for none.
+
+        Raises:
+            DdmError: a setting that does not exist, or a variant that changes what no run has.
+        """
+        prefix = "finetune."
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in self.variants[run.variant].items()
+            if name.startswith(prefix)
+        }
+        if self.finetune is None:
+            if own:
+                raise DdmError(
+                    f"{self.path}, variant {run.variant}: sets {prefix}{next(iter(own))}, but the "
+                    "grid has no `finetune:`; add it"
+                )
+            return None
+        changed = _finetune_config(self.path, {**asdict(self.finetune), **own})
+        assert changed is not None
+        return replace(changed, seed=run.seed)
 
 
 def _finetune_config(path: Path, values: Any) -> FinetuneConfig | None:
@@ -254,8 +284,13 @@ def _is_done(grid: Grid, run: BenchRun, output: Path) -> bool:
     path = output / f"{run.name}.json"
     if not path.exists():
         return False
-    theirs = PretrainConfig.from_dict(json.loads(path.read_text("utf-8"))["config"], str(path))
+    record = json.loads(path.read_text("utf-8"))
+    theirs = PretrainConfig.from_dict(record["config"], str(path))
     changed = differences(theirs, grid.config(run, Path(theirs.output)))
+    settings = grid.finetuning(run)
+    mine = None if settings is None else json.loads(json.dumps(asdict(settings)))
+    if record.get("finetune", mine) != mine:
+        changed.append(f"finetune: {record['finetune']} / {mine}")
     if changed:
         raise DdmError(
             f"{path} is of another configuration than {grid.path} ({'; '.join(changed)}): "
@@ -288,19 +323,21 @@ def execute(grid: Grid, run: BenchRun, output: Path) -> None:
     trained = time.monotonic()
     results = evaluate(folder)
     rows = results["rows"]
-    if grid.finetune is not None:
+    settings = grid.finetuning(run)
+    if settings is not None:
         from ddm.finetune import finetune
 
-        rows += finetune(folder, replace(grid.finetune, seed=run.seed))["rows"]
+        rows += finetune(folder, settings)["rows"]
     kept = [row for row in rows if row["domain"] not in grid.reserved]
     if grid.reserved:
         # The summaries over unseen domains hold the reserved ones.
-        kept = [r for r in kept if r["side"] != "unseen" or r["domain"] not in ("mean", "worst")]
+        kept = [r for r in kept if r["side"] != "unseen" or r["domain"] not in SUMMARIES]
     record = {
         "variant": run.variant,
         "held_out": list(run.held_out),
         "seed": run.seed,
         "config": asdict(grid.config(run, folder)),
+        "finetune": None if settings is None else asdict(settings),
         "data": results["data"],
         "main_label": next(iter(results["data"]["labels"]), None),
         "train_seconds": trained - began,
@@ -320,9 +357,31 @@ def _write_table(grid: Grid, output: Path) -> str:
         if path.exists():
             records.append(json.loads(path.read_text("utf-8")))
     text = table(list(grid.variants), records)
+    manifest = {
+        "grid": {
+            "base": grid.base,
+            "variants": grid.variants,
+            "held_out": grid.held_out,
+            "seeds": grid.seeds,
+            "reserved": grid.reserved,
+            "finetune": None if grid.finetune is None else asdict(grid.finetune),
+        },
+        "data": _distinct([r["data"] for r in records]),
+        "versions": _distinct([r["versions"] for r in records]),
+        "done": [
+            f"{r['variant']}_{'+'.join(r['held_out']) or 'none'}_{r['seed']}" for r in records
+        ],
+    }
+    with atomic(output / "manifest.yaml") as temporary:
+        plain = json.loads(json.dumps(manifest))  # Without Python's tuples.
+        temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     with atomic(output / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
@@ -336,11 +395,16 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         records: what :func:`execute` wrote.
 
     Returns:
-        Markdown: for each portion of the features one table of means and one of differences.
+        Markdown: for each portion of the features one table of means and one of differences; the
+        unseen domains one by one; and the hashes of the splits.
     """
     blocks = []
     for portion in ("all", "invariant"):
-        columns = [*COLUMNS, *(_label_fractions(records) if portion == "all" else ())]
+        columns = [*_wilds(records), *COLUMNS]
+        columns += _label_fractions(records) if portion == "all" else ()
+        # What no run has is no column: retrieval without instances, seen domains in WILDS.
+        columns = [c for c in columns if _has(records, portion, c)]
+        columns = columns or list(COLUMNS)
         figures = {
             name: {
                 (tuple(r["held_out"]), r["seed"]): _figures(r, portion, columns)
@@ -365,10 +429,52 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         if rows:
             title = f"{title}: difference from {variants[0]}, points (standard error; p)"
             blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
-    return "\n\n".join(blocks) + "\n"
+    for column in (COLUMNS[1], *_label_fractions(records)[-1:]):
+        if _has(records, "all", column):
+            blocks.append(_by_domain(variants, records, column))
+    return "\n\n".join([*blocks, _splits(records)]) + "\n"
 
 
-Column = tuple[str, str, str, str]
+def _by_domain(
+    variants: Sequence[str], records: Sequence[Mapping[str, Any]], column: Column
+) -> str:
+    """Each unseen domain's mean over runs, then the mean, the pooled figure and the worst of them.
+
+    Pooled: every answer weighs alike, whatever its domain.
+    """
+    title, measure, trained_on, side = column
+    found: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for r in records:
+        for row in r["rows"]:
+            key = (row["measure"], row["trained_on"], row["side"], row["portion"], row["label"])
+            wanted = key == (measure, trained_on, side, "all", r["main_label"])
+            if wanted and row["domain"] not in SUMMARIES:
+                place = (r["variant"], row["domain"])
+                found.setdefault(place, []).append((100 * row["value"], row["n"]))
+    domains = list(dict.fromkeys(domain for _, domain in found))
+    lines = []
+    for name in variants:
+        cells = [np.array(found.get((name, d), [])).reshape(-1, 2) for d in domains]
+        line = [name, *(_mean(c[:, 0]) for c in cells)]
+        if domains and all(map(len, cells)):
+            means = [c[:, 0].mean() for c in cells]
+            answers = np.concatenate(cells)
+            pooled = np.average(answers[:, 0], weights=answers[:, 1])
+            line += [f"{np.mean(means):.1f}", f"{pooled:.1f}", f"{min(means):.1f}"]
+        else:
+            line += ["-"] * len(SUMMARIES)
+        lines.append(line)
+    head = ["variant", *domains, *SUMMARIES]
+    return f"### Each domain, all features: {title}, % (standard error)\n\n{_markdown(head, lines)}"
+
+
+def _splits(records: Sequence[Mapping[str, Any]]) -> str:
+    """The hash of each split; two people who read the same ones used the same images."""
+    hashes = _distinct([r["data"]["split_hashes"] for r in records])
+    lines = [", ".join(f"{split} {value[:12]}" for split, value in h.items()) for h in hashes]
+    if len(lines) > 1:
+        lines.insert(0, "**The runs were not made on the same images:**")
+    return "Splits (SHA-256, whole in manifest.yaml): " + "; ".join(lines or ["no run yet"])
 
 
 def _label_fractions(records: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -385,6 +491,17 @@ def _label_fractions(records: Sequence[Mapping[str, Any]]) -> list[Column]:
     ]
 
 
+def _wilds(records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """A column for each of WILDS' splits that was read, with the name of the official score."""
+    found = {
+        (row["score"], row["trained_on"], row["side"]): None
+        for record in records
+        for row in record["rows"]
+        if row["measure"] == "wilds"
+    }
+    return [(f"{split}: {name}", "wilds", on, split) for name, on, split in found]
+
+
 def _figures(
     record: Mapping[str, Any], portion: str, columns: Sequence[Column]
 ) -> np.ndarray[Any, Any]:
@@ -396,11 +513,15 @@ def _figures(
             for r in record["rows"]
             if (r["measure"], r["trained_on"], r["side"], r["portion"])
             == (measure, trained_on, side, portion)
-            and r["label"] in (record["main_label"], "instance", "domain")
-            and r["domain"] not in ("mean", "worst")
+            and (measure == "wilds" or r["label"] in (record["main_label"], "instance", "domain"))
+            and r["domain"] not in SUMMARIES
         ]
         found.append(100 * float(np.mean([r["value"] for r in rows])) if rows else np.nan)
     return np.array(found)
+
+
+def _has(records: Sequence[Mapping[str, Any]], portion: str, column: Column) -> bool:
+    return any(not np.isnan(_figures(r, portion, [column])).any() for r in records)
 
 
 def _mean(values: np.ndarray[Any, Any]) -> str:

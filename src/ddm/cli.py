@@ -181,11 +181,12 @@ def _evaluate(options: Namespace) -> None:
 
 def _finetune(options: Namespace) -> None:
     from ddm.finetune import finetune
+    from ddm.probe import SUMMARIES
 
     values = options.as_dict()
     results = finetune(values.pop("run"), FinetuneConfig(**values))
     for row in results["rows"]:
-        if row["domain"] in ("mean", "worst"):
+        if row["domain"] in SUMMARIES:
             value, low, high = (100 * row[key] for key in ("value", "low", "high"))
             what = f"{row['measure']:9} {row['trained_on']:10} {row['side']:7} {row['domain']:6}"
             print(f"{what} {value:.1f} [{low:.1f}, {high:.1f}]")

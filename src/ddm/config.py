@@ -13,6 +13,7 @@ import yaml
 
 from ddm.errors import DdmError
 
+Splits = Literal["drawn", "official", "A", "B", "C", "D", "E"]
 Invariance = Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"]
 
 
@@ -54,7 +55,9 @@ class PretrainConfig:
         output: the run folder, made anew.
         held_out: domains that take no part, to be evaluated on as unseen ones.
         train_split: images to train on: the training split, or all of them.
-        splits: of data that come with split files: drawn anew, or the official ones.
+        splits: of data that come with split files: drawn anew, or the official ones; of WILDS'
+            poverty a fold, A to E, A by default.
+        classes: those to read, in this order, of DomainNet's 345; all by default.
         strict: refuse data with unreadable images instead of skipping them.
         size: side of the views, in pixels.
         channels: channels of the images.
@@ -88,7 +91,8 @@ class PretrainConfig:
     output: str = "runs/pretrain"
     held_out: list[str] = field(default_factory=list)
     train_split: Literal["train", "all"] = "train"
-    splits: Literal["drawn", "official"] = "drawn"
+    splits: Splits = "drawn"
+    classes: list[str] = field(default_factory=list)
     strict: bool = False
     size: int = 64
     channels: int = 3

@@ -20,7 +20,7 @@ from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.probe import Row
-from ddm.protocols import SeenUnseen
+from ddm.protocols import SeenUnseen, WildsSplits
 from ddm.run_folder import RunFolder
 
 PACKAGES = ("ddm-ssl", "torch", "timm", "lightly", "pytorch-lightning", "scikit-learn", "numpy")
@@ -61,7 +61,12 @@ def evaluate(
         "invariant": np.ascontiguousarray(features[:, variant_dim:]),
         "variant": np.ascontiguousarray(features[:, :variant_dim]),
     }
-    answers = protocol.answers(portions)
+    # WILDS' splits say themselves what is seen, unless domains were held out by hand.
+    wilds = WildsSplits.fits(dataset) and not config.held_out
+    answers = [] if wilds else protocol.answers(portions)
+    rows = protocol.figures(portions, answers)
+    if wilds:
+        rows = WildsSplits(dataset, seed).rows(portions) + rows
     results = {
         "run": str(run.path),
         "config": asdict(config),
@@ -70,7 +75,7 @@ def evaluate(
         "feature_dim": int(features.shape[1]),
         "variant_dim": variant_dim,
         "seed": seed,
-        "rows": protocol.figures(portions, answers),
+        "rows": rows,
         **environment(),
     }
     with atomic(run.predictions_file) as temporary:
@@ -128,13 +133,19 @@ def summary_table(rows: Sequence[Row]) -> str:
     """The main figures as text: means over domains, by portion."""
     portions = list(dict.fromkeys(r["portion"] for r in rows))
     keys = ("measure", "label", "trained_on", "side")
-    means = {(*(r[k] for k in keys), r["portion"]): r for r in rows if r["domain"] == "mean"}
+    means = {
+        (*(r[k] for k in keys), r["portion"]): r
+        for r in rows
+        if r["domain"] == "mean" or r["measure"] == "wilds"
+    }
     lines = list(dict.fromkeys(key[:-1] for key in means))
     header = ["figure", "domains", *portions, "chance"]
     table = [header]
     for line in lines:
         measure, label, trained_on, side = line
         trained = f", trained on {trained_on}" if measure in ("linear", "knn") else ""
+        if measure == "wilds":
+            trained = f", {next(r['score'] for r in rows if r['measure'] == measure)}"
         cells = []
         for portion in portions:
             r = means.get((*line, portion))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,16 +12,21 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 #: One line of the table of results.
 Row = dict[str, Any]
+#: What stands for several domains in place of a domain's name: the mean over domains, the accuracy
+#: over all their samples together, the domain that is worst.
+SUMMARIES = ("mean", "pooled", "worst")
 
 #: Inverse strengths of the L2 penalty that a linear probe chooses from, on validation data.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+#: Strengths of the penalty that ridge regression chooses from.
+RIDGE_PENALTIES = (1.0, 1e1, 1e2, 1e3, 1e4)
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,20 @@ class LinearProbe:
     penalty: float
 
     @classmethod
-    def fit(cls, train: tuple[Floats, Ints], validation: tuple[Floats, Ints]) -> LinearProbe:
+    def fit(
+        cls,
+        train: tuple[Floats, Ints],
+        validation: tuple[Floats, Ints],
+        score: Callable[[Ints], float] | None = None,
+    ) -> LinearProbe:
         """Fit for each penalty, keep the best on the validation data.
 
         Args:
             train: features (N, D) and classes (N,).
             validation: the same of other samples; without any the strongest penalty but one is
                 kept.
+            score: of the classes predicted for the validation data, what is to be high; their
+                accuracy by default.
 
         Raises:
             ValueError: fewer than two classes to train on.
@@ -67,19 +79,66 @@ class LinearProbe:
                 model.fit(scaled, y)
             weights = model.coef_.copy(), model.intercept_.copy()
             if len(validation[1]):
-                score = float(
-                    (model.predict(scaler.transform(validation[0])) == validation[1]).mean()
-                )
+                predicted = model.predict(scaler.transform(validation[0]))
+                value = score(predicted) if score else float((predicted == validation[1]).mean())
             else:
-                score = -abs(np.log10(penalty) + 2)
-            if best is None or score > best[0]:
-                best = score, penalty, model
+                value = -abs(np.log10(penalty) + 2)
+            if best is None or value > best[0]:
+                best = value, penalty, model
         assert best is not None
         return cls(scaler, best[2], best[1])
 
     def predict(self, features: Floats) -> Ints:
         """Classes of features of shape (N, D)."""
         predicted: Ints = self.model.predict(self.scaler.transform(features))
+        return predicted
+
+
+@dataclass(frozen=True)
+class RidgeProbe:
+    """Ridge regression on standardised features: a linear probe of a number.
+
+    Args:
+        scaler: fitted on the training features.
+        model: fitted on the scaled training features.
+        penalty: the chosen penalty.
+    """
+
+    scaler: StandardScaler
+    model: Ridge
+    penalty: float
+
+    @classmethod
+    def fit(
+        cls,
+        train: tuple[Floats, Floats],
+        validation: tuple[Floats, Floats],
+        score: Callable[[Floats], float],
+    ) -> RidgeProbe:
+        """Fit for each penalty, keep the best on the validation data.
+
+        Args:
+            train: features (N, D) and targets (N,).
+            validation: the same of other samples; without any the middle penalty is kept.
+            score: of the targets predicted for the validation data, what is to be high.
+        """
+        scaler = StandardScaler().fit(train[0])
+        scaled = scaler.transform(train[0])
+        best: tuple[float, float, Ridge] | None = None
+        for penalty in RIDGE_PENALTIES:
+            model = Ridge(alpha=penalty).fit(scaled, train[1])
+            if len(validation[1]):
+                value = score(model.predict(scaler.transform(validation[0])))
+            else:
+                value = -abs(RIDGE_PENALTIES.index(penalty) - len(RIDGE_PENALTIES) // 2)
+            if best is None or value > best[0]:
+                best = value, penalty, model
+        assert best is not None
+        return cls(scaler, best[2], best[1])
+
+    def predict(self, features: Floats) -> Floats:
+        """Targets of features of shape (N, D)."""
+        predicted: Floats = self.model.predict(self.scaler.transform(features))
         return predicted
 
 
@@ -212,7 +271,7 @@ def _interval(value: float, sample: NDArray[np.float64]) -> Interval:
 def summarize(
     common: Row, parts: Mapping[str, tuple[NDArray[np.bool_], Ints]], seed: int
 ) -> list[Row]:
-    """The rows of one figure: each domain, ``"mean"`` and ``"worst"``, with intervals.
+    """The rows of one figure: each domain, and the :data:`SUMMARIES`, with intervals.
 
     Args:
         common: what the rows share.
@@ -224,9 +283,12 @@ def summarize(
         return {**common, "domain": domain, **asdict(interval), "n": n}
 
     each, mean, worst = bootstrap(list(parts.values()), seed)
+    rights, groups = zip(*parts.values(), strict=True)
+    (pooled,), _, _ = bootstrap([(np.concatenate(rights), np.concatenate(groups))], seed)
     sizes = [len(right) for right, _ in parts.values()]
     return [
         *(row(name, i, n) for name, i, n in zip(parts, each, sizes, strict=True)),
         row("mean", mean, sum(sizes)),
+        row("pooled", pooled, sum(sizes)),
         row("worst", worst, sizes[each.index(worst)]),
     ]

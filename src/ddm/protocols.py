@@ -7,22 +7,32 @@ Seen and unseen domains
     that was trained on the unseen domain itself ("own"): what the features would allow if labels
     of it existed.
 
+WILDS
+    A data set of WILDS (arXiv 2012.07421) has splits of its own, which part seen from unseen
+    domains: a probe is trained on ``train``, its penalty is chosen by the official score on ``val``
+    (unseen domains that are not those of ``test``), as the paper does, and the official score is
+    read on ``id_val``, ``val``, ``id_test`` and ``test``.
+
 All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain,
-side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"`` or ``"worst"``.
+side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"``, ``"pooled"``
+or ``"worst"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ddm.data.base import ImageDataset, Labels
+from ddm.data.wilds.metrics import WildsScore, wilds_score
+from ddm.errors import DdmError
 from ddm.leakage import domain_leakage
-from ddm.probe import Floats, Ints, LinearProbe, Row, knn_predict, summarize
+from ddm.probe import Floats, Ints, LinearProbe, RidgeProbe, Row, knn_predict, summarize
 
 #: What says which figure an answer counts for.
 ANSWER_KEYS = ("measure", "label", "portion", "trained_on", "side")
@@ -199,3 +209,125 @@ class SeenUnseen:
         groups = self.dataset.groups
         parts = {d: (right, groups[i]) for d, (right, i) in answers.parts.items()}
         return summarize(answers.common, parts, self.seed)
+
+
+#: Of a bootstrap of WILDS' scores, some of which take a while.
+_WILDS_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class WildsSplits:
+    """The protocol of WILDS: its splits and its scores, for probes on stored features.
+
+    The probe is logistic regression, and ridge regression for poverty's wealth. Classes that the
+    training split lacks cannot be predicted.
+
+    Args:
+        dataset: what `ddm.data.wilds.load_wilds` gives.
+        seed: of the bootstrap.
+    """
+
+    dataset: ImageDataset
+    seed: int = 0
+
+    @staticmethod
+    def fits(dataset: ImageDataset) -> bool:
+        """Whether this protocol is for that data set: one of WILDS, with labels."""
+        official = dataset.official_splits
+        labelled = bool(dataset.labels) or "y" in dataset.metadata
+        return official is not None and labelled and "train" in official and "test" in official
+
+    @property
+    def name(self) -> str:
+        """Of the data set, without its version."""
+        return self.dataset.name.split("_")[0]
+
+    def rows(self, portions: Mapping[str, Floats]) -> list[Row]:
+        """The official score on each split, with an interval by bootstrap over groups.
+
+        The rows' measure is ``"wilds"``, their ``side`` and ``domain`` the split, ``score`` names
+        the official score.
+
+        Args:
+            portions: name of each portion and its features of all images, shape (N, D).
+
+        Raises:
+            DdmError: a training split without two classes, or a score that is not defined.
+        """
+        return [row for p, features in portions.items() for row in self._rows(p, features)]
+
+    def _rows(self, portion: str, features: Floats) -> Iterator[Row]:
+        targets, samples = self._targets()
+        train, validation = samples("train"), samples("val")
+        if len(np.unique(targets[train])) < 2:
+            raise DdmError(f"{self.dataset.name}: its training split needs two classes to probe")
+        classes = next(iter(self.dataset.labels.values())).names if self.dataset.labels else ()
+
+        def score(predicted: NDArray[Any], indices: NDArray[np.int64]) -> WildsScore:
+            columns = {k: v[indices] for k, v in self.dataset.metadata.items()}
+            return wilds_score(self.name, predicted, targets[indices], columns)
+
+        kind: type[LinearProbe] | type[RidgeProbe] = LinearProbe if classes else RidgeProbe
+        probe = kind.fit(
+            (features[train], targets[train]),
+            (features[validation], targets[validation]),
+            lambda predicted: score(predicted, validation).value,
+        )
+        for split in ("id_val", "val", "id_test", "test"):
+            chosen = samples(split)
+            if not len(chosen):
+                continue
+            predicted = probe.predict(features[chosen])
+            found = score(predicted, chosen)
+            low, high = self._interval(predicted, chosen, score)
+            yield {
+                "measure": "wilds",
+                "label": "class" if classes else "wealth",
+                "portion": portion,
+                "trained_on": "train",
+                "domain": split,
+                "side": split,
+                "score": found.official,
+                "value": found.value,
+                "low": low,
+                "high": high,
+                "n": len(chosen),
+                "chance": 1 / len(classes) if classes else 0.0,
+                "further": dict(found.values),
+            }
+
+    def _targets(self) -> tuple[NDArray[Any], Callable[[str], NDArray[np.int64]]]:
+        """What is to be predicted, and the images of a split of which it is known."""
+        official = self.dataset.official_splits
+        assert official is not None
+        if self.dataset.labels:
+            targets: NDArray[Any] = next(iter(self.dataset.labels.values())).index
+            known = targets >= 0
+        else:
+            targets = self.dataset.metadata["y"].astype(np.float64)
+            known = np.isfinite(targets)
+        return targets, lambda split: np.flatnonzero((official == split) & known)
+
+    def _interval(
+        self,
+        predicted: NDArray[Any],
+        indices: NDArray[np.int64],
+        score: Callable[[NDArray[Any], NDArray[np.int64]], WildsScore],
+    ) -> tuple[float, float]:
+        """95% by the percentile method; whole groups (slides, wells, places) are drawn."""
+        _, group = np.unique(self.dataset.groups[indices], return_inverse=True)
+        members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+        rng = np.random.default_rng(self.seed)
+        found = []
+        for _ in range(_WILDS_RESAMPLES):
+            drawn = np.concatenate(
+                [members[g] for g in rng.integers(len(members), size=len(members))]
+            )
+            try:
+                found.append(score(predicted[drawn], indices[drawn]).value)
+            except DdmError:  # A draw in which the score is not defined says nothing of it.
+                continue
+        if not found:
+            return float("nan"), float("nan")
+        low, high = np.percentile(found, [2.5, 97.5])
+        return float(low), float(high)

@@ -38,7 +38,7 @@ from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
 from ddm.files import atomic
 from ddm.plots import Bar, BarLine, Curve
-from ddm.probe import Row
+from ddm.probe import SUMMARIES, Row
 
 SAMPLES = 8  # images of each domain
 MAP_POINTS = 2000
@@ -431,7 +431,7 @@ def _table(runs: Sequence[Run]) -> dict[str, Any]:
                 "trained_on": {"none": "", "own": "that domain"}.get(trained_on, trained_on),
                 "side": side,
                 "domain": domain,
-                "summary": domain in ("mean", "worst"),
+                "summary": domain in SUMMARIES,
                 "n": known["n"],
                 "chance": f"{100 * known['chance']:.1f}",
                 "cells": cells,

@@ -2,10 +2,13 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from benchmark_trees import label_of, names_of, table, write_images, write_split_file
+from ddm.bench import Grid
+from ddm.data import load_images
 from ddm.data.base import split_by_group
 from ddm.data.domainnet import DOMAINNET, load_domainnet, recognize
 from ddm.data.domainnet_classes import DOMAINNET_CLASSES, UDG_CLASSES
@@ -108,6 +111,15 @@ def test_split_files_under_a_subset(root):
     ]
     (root / "real" / "t-shirt" / "real_001.jpg").unlink()
     assert len(load_domainnet(root, classes=("zigzag", "bee"))) == len(chosen)
+
+
+def test_a_run_can_choose_its_classes(root, tmp_path):
+    grid = Grid.load(Path("domainnet-udg"), str(root))
+    assert tuple(grid.config(grid.runs[0], Path("out")).classes) == UDG_CLASSES
+    dataset = load_images(str(root), 4, classes=("zigzag", "bee"))
+    assert dataset.labels["class"].names == ("zigzag", "bee")
+    with pytest.raises(DdmError, match=f"--classes bee: .*{tmp_path} is not DomainNet"):
+        load_images(str(tmp_path), 4, classes=("bee",))
 
 
 def test_classes_of_another_name(root):

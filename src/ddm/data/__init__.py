@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from ddm.config import PretrainConfig
+from ddm.config import PretrainConfig, Splits
 from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
 
@@ -23,7 +24,8 @@ def load_images(
     size: int,
     channels: int = 3,
     strict: bool = False,
-    splits: Literal["drawn", "official"] = "drawn",
+    splits: Splits = "drawn",
+    classes: Sequence[str] = (),
 ) -> ImageDataset:
     """Open a source of images by what it is.
 
@@ -35,11 +37,21 @@ def load_images(
         channels: 3 for colour, 1 for grey, 8 for poverty of WILDS.
         strict: refuse unreadable images instead of skipping them.
         splits: where PACS and DomainNet come with split files: theirs, which lack a test or a
-            validation split, or train, val and test drawn by the images' names.
+            validation split, or train, val and test drawn by the images' names. A fold, "A" to
+            "E", of WILDS' poverty.
+        classes: those to read of DomainNet, in the order of their labels; all by default.
 
     Raises:
         DdmError: there is no such source, or it cannot be used; the message says why.
     """
+    fold = None if splits in ("drawn", "official") else splits
+    if fold is not None and not _is_wilds(Path(images)):
+        raise DdmError(f"--splits {fold}: a fold of WILDS' poverty, which {images} is not")
+    if classes and not _is_domainnet(Path(images)):
+        raise DdmError(
+            f"--classes {', '.join(classes)}: chosen from DomainNet's, and {images} is not "
+            "DomainNet"
+        )
     if images == "emoji":
         from ddm.data.emoji import EMOJI_SIZES, load_emoji
 
@@ -55,7 +67,7 @@ def load_images(
         return load_huggingface(images, load_size(size), channels, strict)
     path = Path(images)
     if path.is_dir():
-        return _load_folder(path, load_size(size), channels, strict, splits)
+        return _load_folder(path, load_size(size), channels, strict, splits, classes)
     if path.suffix.lower() in (".csv", ".parquet"):
         from ddm.data.manifest import load_manifest
 
@@ -68,19 +80,45 @@ def load_images(
 
 def open_images(config: PretrainConfig) -> ImageDataset:
     """The images of a run, as its configuration says."""
-    return load_images(config.images, config.size, config.channels, config.strict, config.splits)
+    return load_images(
+        config.images,
+        config.size,
+        config.channels,
+        config.strict,
+        config.splits,
+        config.classes,
+    )
 
 
-def _load_folder(path: Path, size: int, channels: int, strict: bool, splits: str) -> ImageDataset:
-    from ddm.data import domainbed, huggingface, recognition, wilds
+def _is_wilds(path: Path) -> bool:
+    from ddm.data import wilds
+
+    return path.is_dir() and wilds.recognize(path) is not None
+
+
+def _is_domainnet(path: Path) -> bool:
+    from ddm.data import domainnet
+
+    return path.is_dir() and domainnet.recognize(path) is not None
+
+
+def _load_folder(
+    path: Path, size: int, channels: int, strict: bool, splits: Splits, classes: Sequence[str]
+) -> ImageDataset:
+    from ddm.data import domainbed, domainnet, huggingface, recognition, wilds
     from ddm.data.folder import load_folder
 
     if wilds.recognize(path) is not None:
-        return wilds.load_wilds(path, size, channels, strict)
+        fold = None if splits in ("drawn", "official") else splits
+        return wilds.load_wilds(path, size, channels, strict, fold=fold)
     if huggingface.recognize(path) is not None:
         return huggingface.load_huggingface(path, size, channels, strict)
     if (source := recognition.recognize(path)) is not None:
-        options = {} if source.load is domainbed.load_domainbed else {"splits": splits}
+        options: dict[str, Any] = {}
+        if source.load is not domainbed.load_domainbed:
+            options["splits"] = splits
+        if source.load is domainnet.load_domainnet and classes:
+            options["classes"] = classes
         return source.load(path, size, channels, strict, **options)
     recognition.refuse_near_miss(path)
     return load_folder(path, size, channels, strict)
