@@ -1,5 +1,6 @@
 """Grids of runs: done once, resumed, and summed up right."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from ddm.bench import COLUMNS, OWN_GRIDS, Grid, bench, table
+import ddm.bench
+from ddm.bench import COLUMNS, OWN_GRIDS, Grid, bench, published, table
 from ddm.cli import main
 from ddm.errors import DdmError
 from ddm.probe import SUMMARIES
@@ -119,6 +121,33 @@ def test_one_failing_run_does_not_stop_the_others(images, tmp_path):
         bench(grid, tmp_path / "out")
     assert (tmp_path / "out" / "coral_outline_0.json").exists()
     assert "| bad | 0 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_published_figures_stand_apart_from_each_other(monkeypatch, tmp_path):
+    text = published("pacs-domainbed")
+    assert "| ERM | 84.7 (0.4) | 80.8 (0.6) | 97.2 (0.3) | 79.3 (1.0) | 85.5 |" in text
+    assert text.count("### Published: ResNet-50, first weights ImageNet") == 1
+    assert "Source: https://github.com/facebookresearch/DomainBed/" in text
+    assert published("emoji-lodo") == ""
+    with open(Path(ddm.bench.__file__).parent / "published.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    grids = {path.stem: Grid.load(Path(path.stem), "x") for path in OWN_GRIDS.glob("*.yaml")}
+    for row in rows:
+        known = {d for held in grids[row["grid"]].held_out for d in held}
+        assert row["domain"] in known | {"mean"} and 0 < float(row["accuracy"]) < 100
+        assert row["backbone"] and row["source"].startswith("https://")
+    # A mean that is not that of its domains was read off wrongly.
+    for grid, method in {(row["grid"], row["method"]) for row in rows}:
+        mine = {
+            r["domain"]: float(r["accuracy"])
+            for r in rows
+            if (r["grid"], r["method"]) == (grid, method)
+        }
+        mean = mine.pop("mean")
+        assert np.mean(list(mine.values())) == pytest.approx(mean, abs=0.11)
+    other = dict(rows[0], grid="pacs-domainbed", backbone="ViT-B", method="ERM", accuracy="90.0")
+    monkeypatch.setattr(ddm.bench.csv, "DictReader", lambda file: iter([*rows, other]))
+    assert published("pacs-domainbed").count("### Published") == 2
 
 
 def test_shards_part_the_runs(images, tmp_path):

@@ -19,6 +19,7 @@ too, and no figure of theirs is kept, so that nothing can be chosen on them. Bes
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
@@ -51,6 +52,8 @@ COLUMNS = (
 #: Protocols as grids.
 OWN_GRIDS = Path(__file__).parent / "grids"
 Column = tuple[str, str, str, str]
+#: What may not differ within one table of published figures.
+_PUBLISHED_BY = ("backbone", "first_weights", "protocol", "source")
 _KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
 
 
@@ -356,7 +359,7 @@ def _write_table(grid: Grid, output: Path) -> str:
         path = output / f"{run.name}.json"
         if path.exists():
             records.append(json.loads(path.read_text("utf-8")))
-    text = table(list(grid.variants), records)
+    text = table(list(grid.variants), records) + published(grid.path.stem)
     manifest = {
         "grid": {
             "base": grid.base,
@@ -378,6 +381,41 @@ def _write_table(grid: Grid, output: Path) -> str:
     with atomic(output / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
+
+
+def published(grid: str) -> str:
+    """What others report under the protocol of a grid that comes with the package, as Markdown.
+
+    One table for each backbone and source, never beside another backbone's figures in a column.
+    ``published.csv`` holds nothing but figures whose source was read.
+
+    Args:
+        grid: the name of the grid.
+
+    Returns:
+        The tables; empty where nothing is known.
+    """
+    with open(Path(__file__).parent / "published.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["grid"] == grid]
+    blocks = []
+    for what in _distinct([[row[k] for k in _PUBLISHED_BY] for row in rows]):
+        mine = [row for row in rows if [row[k] for k in _PUBLISHED_BY] == what]
+        domains = _distinct([row["domain"] for row in mine])
+        cells = {(row["method"], row["domain"]): _published_cell(row) for row in mine}
+        lines = [
+            [method, *(cells.get((method, domain), "-") for domain in domains)]
+            for method in _distinct([row["method"] for row in mine])
+        ]
+        backbone, weights, protocol, source = what
+        blocks.append(
+            f"### Published: {backbone}, first weights {weights}; {protocol}: % (error)\n\n"
+            f"{_markdown(['method', *domains], lines)}\n\nSource: {source}\n"
+        )
+    return "".join(f"\n{block}" for block in blocks)
+
+
+def _published_cell(row: Mapping[str, str]) -> str:
+    return row["accuracy"] + (f" ({row['standard_error']})" if row["standard_error"] else "")
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
