@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark_trees import label_of, names_of, write_images, write_split_file
+import wilds_trees
+from benchmark_trees import jpeg, label_of, names_of, write_images, write_split_file
 from ddm.data.check import check_data
 from ddm.data.domainbed import VLCS, load_vlcs
 from ddm.data.domainnet import DOMAINNET
@@ -174,3 +175,62 @@ def test_progress_is_shown(root, capfd):
     assert "Checking images: 100%" in err
     assert "56/56" in err
     sys.stderr.flush()
+
+
+def test_wilds(tmp_path):
+    rows = wilds_trees.camelyon17(tmp_path)
+    root = tmp_path / "camelyon17_v1.0"
+    images = sorted((root / "patches").rglob("*.png"))
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:40])
+    shutil.copy(images[2], images[3])
+    report = check_data(root)
+    assert report.usable and report.layout == "WILDS, camelyon17_v1.0"
+    assert report.images == len(rows) - 1 == sum(c.images for c in report.counts)
+    assert {c.domain for c in report.counts} == {f"hospital {i}" for i in range(5)}
+    assert {c.split for c in report.counts} == {"train", "id_val", "val", "test"}
+    assert report.missing == (images[0].relative_to(root).as_posix(),)
+    assert [name for name, _ in report.unreadable] == [images[1].relative_to(root).as_posix()]
+    groups = report.duplicates_within + report.duplicates_across
+    assert {n for g in groups for n in g} == {p.relative_to(root).as_posix() for p in images[2:4]}
+    assert str(report).splitlines()[3].split()[:6] == (
+        ["domain", "images", "train", "id_val", "val", "test"]
+    )
+    for wrong, message in ((tmp_path, "too high"), (root / "patches", "too low")):
+        with pytest.raises(DdmError, match=message):
+            check_data(wrong)
+    for image in images[1:]:
+        image.unlink()
+    report = check_data(root)
+    assert not report.usable and "holds none of the 60 images" in str(report)
+
+
+def test_multispectral(tmp_path):
+    wilds_trees.poverty(tmp_path, unlabeled=True, each=3)
+    root = tmp_path / "poverty_unlabeled_v1.0"
+    (root / "images" / "landsat_poverty_img_5.npz").unlink()
+    (root / "images" / "landsat_poverty_img_5.npz").write_bytes(b"PK")
+    report = check_data(root)
+    assert [name for name, _ in report.unreadable] == ["images/landsat_poverty_img_5.npz"]
+    # The tree links three files many times.
+    assert len(report.duplicates_across) == 3 and len({c.domain for c in report.counts}) == 23
+
+
+def test_saved_hugging_face_data(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = [{"bytes": jpeg(i // 2), "path": None} for i in range(6)]
+    pictures[5]["bytes"] = b"nothing"
+    columns = {
+        "image": pictures,
+        "domain": ["photo", "photo", "photo", "sketch", "sketch", "sketch"],
+        "label": ["a", "b", "a", "b", "a", "b"],
+    }
+    table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    table.save_to_disk(tmp_path / "saved")
+    report = check_data(tmp_path / "saved")
+    assert report.usable and "Hugging Face" in report.layout
+    assert {(c.domain, c.label) for c in report.counts} == {
+        ("photo", "a"), ("photo", "b"), ("sketch", "a"), ("sketch", "b"),
+    }  # fmt: skip
+    assert len(report.unreadable) == 1
+    assert (len(report.duplicates_within), len(report.duplicates_across)) == (1, 1)

@@ -9,17 +9,20 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
+from ddm.data import huggingface, wilds
+from ddm.data.arrays import read_array
 from ddm.data.base import split_by_group
 from ddm.data.benchmarks import UNLISTED, Fault, Survey
 from ddm.data.folder import find_images, has_classes
 from ddm.data.images import UnreadableImage, read_image
 from ddm.data.recognition import recognize, refuse_near_miss
-from ddm.data.rows import Rows
 from ddm.errors import DdmError
 
 # Decoding at a small size still reads the whole file.
@@ -27,6 +30,8 @@ _DECODED_SIZE = 32
 _AT_ONCE = 64
 _SHOWN = 5
 _CLASS_COLUMNS = 12
+#: In the order of a table's columns.
+_SPLITS = ("train", "id_val", "val", "id_test", "test", UNLISTED)
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,8 @@ class DataReport:
 
     def _table(self) -> list[str]:
         labels = sorted({c.label for c in self.counts if c.label})
-        splits = [
-            s for s in ("train", "val", "test", UNLISTED) if any(c.split == s for c in self.counts)
-        ]
+        present = {c.split for c in self.counts}
+        splits = [s for s in _SPLITS if s in present] + sorted(present - {*_SPLITS})
         total: Counter[tuple[str, str, str]] = Counter()
         for c in self.counts:
             for domain in (c.domain, "all"):
@@ -149,9 +153,10 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
     """Say what lies in a folder of images and what is wrong with it; every image is decoded.
 
     Takes PACS, DomainNet, OfficeHome, VLCS and TerraIncognita in the layouts that the readers know,
-    and any folder that `load_folder` reads. What a reader refuses is reported, not raised. Works on
-    all cores, under a progress bar on stderr. Duplicates are files of equal content; the same
-    picture in another encoding is not found.
+    WILDS, saved Hugging Face data sets, and any folder that `load_folder` reads. What a reader
+    refuses is reported, not raised. Works on all cores, under a progress bar on stderr. Duplicates
+    are files of equal content; the same picture in another encoding is not found. Stray files are
+    not looked for in WILDS, whose tables name every image.
 
     Args:
         root: the folder.
@@ -162,12 +167,10 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
     Raises:
         DdmError: a root that is missing, no folder or without images; the folder just above or
             below a benchmark's; a folder that cannot be listed; a name that is not UTF-8; HDF5
-            files without ``h5py``, or damaged ones.
+            files without ``h5py``, or damaged ones; a table of WILDS that is missing or damaged.
     """
     root = Path(root)
-    refuse_near_miss(root)
-    source = recognize(root)
-    found = _of_folder(root) if source is None else _of_survey(source.survey(root))
+    found = _find(root)
     digests, unreadable = _read_all(found)
     within, across = _duplicates(found, digests)
     counts = Counter(zip(found.domains, found.labels, found.splits, strict=True))
@@ -179,10 +182,13 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
         faults=tuple(fault.message for fault in found.faults),
         missing=tuple(
             dict.fromkeys(
-                i for fault in found.faults if fault.kind == "missing" for i in fault.items
+                [
+                    *(i for fault in found.faults if fault.kind == "missing" for i in fault.items),
+                    *found.missing,
+                ]
             )
         ),
-        unreadable=unreadable,
+        unreadable=(*found.unreadable, *unreadable),
         duplicates_within=within,
         duplicates_across=across,
         stray=tuple(found.stray),
@@ -197,28 +203,92 @@ class _Found:
     """The images by name, N of them, with their domains, classes and splits by name."""
 
     layout: str
-    folder: Path
+    #: The bytes of an image that can be decoded; raises `UnreadableImage`.
+    content: Callable[[int], bytes]
     keys: list[str]
     domains: list[str]
     labels: list[str]
     splits: list[str]
-    faults: list[Fault]
-    stray: list[str]
-    rows: Rows | None = None
+    faults: list[Fault] = field(default_factory=list)
+    stray: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _find(root: Path) -> _Found:
+    if wilds.recognize(root) is not None:
+        return _of_wilds(root)
+    if huggingface.recognize(root) is not None:
+        return _of_huggingface(root)
+    refuse_near_miss(root)
+    source = recognize(root)
+    return _of_folder(root) if source is None else _of_survey(source.survey(root))
+
+
+def _of_wilds(root: Path) -> _Found:
+    part, domains, layout, bands = wilds.survey(root)
+    there = [(root / key).is_file() for key in part.keys]
+    rows = np.flatnonzero(there)
+    kept = part.subset(rows)
+    labels = kept.labels if kept.labels is not None else np.full(len(rows), -1)
+    read: Callable[[Path], object] = partial(read_image, size=_DECODED_SIZE)
+    if bands != 3:
+        read = partial(read_array, size=_DECODED_SIZE, channels=bands)
+    missing = [key for key, found in zip(part.keys, there, strict=True) if not found]
+    fault = f"{root} holds none of the {len(missing):,} images that its table lists"
+    return _Found(
+        layout,
+        _content(root, kept.keys, read),
+        kept.keys,
+        [domains.names[i] for i in domains.index[rows]],
+        [part.classes[i] if i >= 0 else "" for i in labels],
+        kept.splits.tolist(),
+        faults=[] if len(rows) else [Fault("missing", fault)],
+        missing=missing,
+    )
+
+
+def _of_huggingface(root: Path) -> _Found:
+    dataset = huggingface.load_huggingface(root, _DECODED_SIZE)
+    assert isinstance(dataset.read, huggingface.ArrowReader)
+    label = next(iter(dataset.labels.values()), None)
+    names = (*dataset.domains.names, "")
+    return _Found(
+        "saved Hugging Face data set",
+        dataset.read.content,
+        list(dataset.keys),
+        [names[i] for i in dataset.domains.index],
+        [""] * len(dataset) if label is None else [(*label.names, "")[i] for i in label.index],
+        dataset.splits.tolist(),
+        unreadable=list(dataset.skipped),
+    )
+
+
+def _content(
+    folder: Path, keys: Sequence[str], read: Callable[[Path], object]
+) -> Callable[[int], bytes]:
+    """Reads the bytes of a file that ``read`` can decode."""
+
+    def content(i: int) -> bytes:
+        path = folder / keys[i]
+        read(path)
+        return path.read_bytes()
+
+    return content
 
 
 def _of_survey(survey: Survey) -> _Found:
-    benchmark = survey.benchmark
+    benchmark, rows = survey.benchmark, survey.rows
+    content = _content(survey.folder, survey.keys, partial(read_image, size=_DECODED_SIZE))
     return _Found(
         survey.layout,
-        survey.folder,
+        content if rows is None else lambda i: rows.raw(i).tobytes(),
         survey.keys,
         [benchmark.domains[i] for i in survey.domains],
         [benchmark.classes[i] for i in survey.labels],
         survey.final_splits().tolist(),
         survey.faults,
         survey.stray,
-        survey.rows,
     )
 
 
@@ -235,7 +305,7 @@ def _of_folder(root: Path) -> _Found:
     places = [unicodedata.normalize("NFC", key).split("/") for key in keys]
     return _Found(
         "folder of domains and classes" if with_classes else "folder of domains",
-        root,
+        _content(root, keys, partial(read_image, size=_DECODED_SIZE)),
         keys,
         [place[0] if len(place) > 1 else "" for place in places],
         [place[1] if with_classes and len(place) > 2 else "" for place in places],
@@ -247,23 +317,12 @@ def _of_folder(root: Path) -> _Found:
 
 def _read_all(found: _Found) -> tuple[list[bytes], tuple[tuple[str, str], ...]]:
     """A digest of each image's content (empty where it cannot be read), and the unreadable ones."""
-    read: Callable[[int], bytes]
-    if (rows := found.rows) is not None:
-
-        def read(i: int) -> bytes:
-            return _digest(rows.raw(i).tobytes())
-    else:
-
-        def read(i: int) -> bytes:
-            path = found.folder / found.keys[i]
-            read_image(path, _DECODED_SIZE)
-            return _digest(path.read_bytes())
 
     def examine(start: int) -> list[tuple[bytes, str]]:
         results = []
         for i in range(start, min(start + _AT_ONCE, len(found.keys))):
             try:
-                results.append((read(i), ""))
+                results.append((_digest(found.content(i)), ""))
             except UnreadableImage as error:
                 results.append((b"", error.reason))
         return results

@@ -194,6 +194,11 @@ class ArrowReader:
         name, data = self._find(i)
         return read_image(name, self.size, self.channels, data)
 
+    def content(self, i: int) -> bytes:
+        """The encoded image ``i``, as it was stored."""
+        name, content = self._find(i)
+        return Path(name).read_bytes() if content is None else content
+
     def is_enlarged(self, i: int) -> bool:
         """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
         name, data = self._find(i)

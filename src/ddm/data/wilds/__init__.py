@@ -18,7 +18,7 @@ from ddm.data.wilds.roots import RELEASES, Release, locate, recognize
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 
-__all__ = ["FOLDS", "RELEASES", "load_wilds", "recognize"]
+__all__ = ["FOLDS", "RELEASES", "load_wilds", "recognize", "survey"]
 
 #: Bands of poverty's images: blue, green, red, two short-wave infrared, temperature, near infrared,
 #: night lights.
@@ -115,6 +115,26 @@ def load_wilds(
         official_splits=part.splits,
         metadata=part.metadata,
     )
+
+
+def survey(root: Path) -> tuple[Part, DomainTable, str, int]:
+    """What the table of a data set lists, without a look at its images.
+
+    Args:
+        root: the folder; of poverty its fold A is listed.
+
+    Returns:
+        The images in official splits, their domains, what it is in a few words, and the channels
+        of an image.
+
+    Raises:
+        DdmError: as :func:`load_wilds` does, but for images.
+    """
+    release = locate(root)
+    part = _read(root, release, release.unlabeled, None)
+    _require_unique(root / release.table, part.keys)
+    layout = f"WILDS, {release.folder}{', fold A' if release.base == 'poverty' else ''}"
+    return part, _domains(part), layout, POVERTY_CHANNELS if release.base == "poverty" else 3
 
 
 def _read(root: Path, release: Release, unlabeled: bool, fold: str | None) -> Part:
