@@ -1,11 +1,13 @@
-"""How fast images are read: ours beside torchvision's ImageFolder, one thread each, in one run.
+"""How fast images are read: ours beside torchvision's ImageFolder and wilds' loader, in one run.
 
     python benchmarks/reading.py [--images 200] [--rounds 5]
 
 Images are made up (smooth colour fields with some noise) at the sizes of PACS (227 pixels square)
 and of DomainNet (a typical 600 x 450), as JPEG (quality 90) and PNG, and read to 256 pixels: the
-shorter side scaled, centre cropped. Rounds take turns; the figure is the median over rounds of
-images a second, and of the paired ratio. Writes `benchmarks/results/reading/cpu.json`.
+shorter side scaled, centre cropped, one thread each. Rounds take turns; the figure is the median
+over rounds of images a second, and of the paired ratio. wilds' loader is `get_input` of its
+iwildcam with the same transforms; it takes part where the package is installed. Writes
+`benchmarks/results/reading/cpu.json`.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from ddm.evaluate import environment
 RESULTS = Path(__file__).parent / "results" / "reading"
 KINDS = {"PACS": (227, 227), "DomainNet": (600, 450)}
 SIZE = 256
+TRANSFORM = Compose([Resize(SIZE), CenterCrop(SIZE), PILToTensor()])
 
 
 def write_images(root: Path, size: tuple[int, int], suffix: str, count: int) -> list[str]:
@@ -40,6 +43,20 @@ def write_images(root: Path, size: tuple[int, int], suffix: str, count: int) -> 
         pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.{suffix}", quality=90)
     return sorted(f"class/{p.name}" for p in folder.iterdir())
+
+
+def wilds_loader(root: Path, keys: list[str]) -> Callable[[int], object] | None:
+    """The images as `wilds` opens them; None where it is not installed."""
+    try:
+        from wilds.datasets.iwildcam_dataset import IWildCamDataset
+    except ImportError:
+        return None
+    data = IWildCamDataset.__new__(IWildCamDataset)
+    # Its images lie in a folder `train`.
+    (root / "train").symlink_to(root / "class")
+    data._data_dir = root
+    data._input_array = [key.removeprefix("class/") for key in keys]
+    return lambda i: TRANSFORM(data.get_input(i).convert("RGB"))
 
 
 def rate(read: Callable[[int], object], count: int) -> float:
@@ -62,30 +79,31 @@ def main() -> None:
                 root = Path(temporary) / f"{kind}-{suffix}"
                 keys = write_images(root, size, suffix, options.images)
                 ours = FileReader(root, keys, SIZE)
-                transform = Compose([Resize(SIZE), CenterCrop(SIZE), PILToTensor()])
-                theirs = ImageFolder(str(root), transform)
-                for read in (ours, theirs.__getitem__):
-                    rate(read, len(keys))  # Into the page cache.
-                pairs = np.array(
-                    [
-                        [rate(ours, len(keys)), rate(theirs.__getitem__, len(keys))]
-                        for _ in range(options.rounds)
-                    ]
-                )
-                ratios = pairs[:, 0] / pairs[:, 1]
-                row = {
-                    "kind": kind,
-                    "format": suffix,
-                    "pixels": size,
-                    "ours": float(np.median(pairs[:, 0])),
-                    "image_folder": float(np.median(pairs[:, 1])),
-                    "ratio_median": float(np.median(ratios)),
-                    "ratio_range": [float(ratios.min()), float(ratios.max())],
+                readers = {
+                    "ours": ours,
+                    "ImageFolder": ImageFolder(str(root), TRANSFORM).__getitem__,
                 }
+                if (theirs := wilds_loader(root, keys)) is not None:
+                    readers["wilds"] = theirs
+                for read in readers.values():
+                    rate(read, len(keys))  # Into the page cache.
+                rates = {name: [] for name in readers}
+                for _ in range(options.rounds):
+                    for name, read in readers.items():
+                        rates[name].append(rate(read, len(keys)))
+                row: dict[str, object] = {"kind": kind, "format": suffix, "pixels": size}
+                for name, found in rates.items():
+                    ratios = np.array(rates["ours"]) / np.array(found)
+                    row[name] = {
+                        "images_a_second": float(np.median(found)),
+                        "ours_is_times_as_fast": float(np.median(ratios)),
+                        "range": [float(ratios.min()), float(ratios.max())],
+                    }
                 rows.append(row)
                 print(
-                    f"{kind:10} {suffix}  ours {row['ours']:7.0f}/s  ImageFolder "
-                    f"{row['image_folder']:7.0f}/s  x{row['ratio_median']:.2f}",
+                    kind,
+                    suffix,
+                    *(f"{n} {np.median(r):.0f}/s" for n, r in rates.items()),
                     flush=True,
                 )
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def _central_square(band: NDArray[np.float32], size: int) -> NDArray[np.float32]
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     square = Image.fromarray(band).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
     )
     return np.asarray(square, np.float32)
 

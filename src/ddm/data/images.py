@@ -69,8 +69,8 @@ def read_image(
 
     Args:
         path: the file; its content decides the format, not its name.
-        size: side of the square in pixels. The shorter side is scaled to it, antialiased, and the
-            longer one is cropped at the centre.
+        size: side of the square in pixels. The shorter side is scaled to it, bilinearly and
+            antialiased as torchvision does, and the longer one is cropped at the centre.
         channels: 3 for colour, 1 for grey.
         data: what the file holds, where it is no file of its own; ``path`` then only names it.
 
@@ -104,7 +104,8 @@ def _to_eight_bits(image: Image.Image, mode: str) -> Image.Image:
         return Image.alpha_composite(white, image).convert(mode)
     if image.mode == "CMYK":
         image = image.convert("RGB")
-    return image.convert(mode)
+    # Pillow would copy an image that is in the mode already.
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _from_deep(pixels: NDArray[np.generic]) -> Image.Image:
@@ -126,7 +127,7 @@ def _central_square(image: Image.Image, size: int) -> Image.Image:
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize(
         (size, size),
-        Image.Resampling.BICUBIC,
+        Image.Resampling.BILINEAR,
         box=(left, top, left + side, top + side),
         reducing_gap=_GAP,
     )

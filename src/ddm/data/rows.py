@@ -46,7 +46,7 @@ class RowReader:
     def __call__(self, i: int) -> NDArray[np.uint8]:
         image = Image.fromarray(self.rows.raw(int(self.chosen[i])))
         image = image.convert("RGB" if self.channels == 3 else "L")
-        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return np.array(image).reshape(self.size, self.size, self.channels)
 
     def is_enlarged(self, i: int) -> bool:
