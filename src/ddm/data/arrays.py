@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ from ddm.data.images import FileReader, UnreadableImage
 
 #: How many standard deviations from the mean become 3/4 and 1/4.
 _HALFWAY = 2
+#: NumPy reads the header of an array with ``ast.literal_eval``, which several threads at once can
+#: break in CPython 3.11 ("AST constructor recursion depth mismatch").
+_HEADER = threading.Lock()
 
 
 def to_unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,7 +77,7 @@ def _load(path: str | os.PathLike[str]) -> NDArray[np.generic]:
         raise ValueError("the file is empty")
     if not zipfile.is_zipfile(path):
         raise ValueError("not an .npz file, or cut off at its end")
-    with np.load(path, allow_pickle=False) as arrays:
+    with _HEADER, np.load(path, allow_pickle=False) as arrays:
         if "x" not in arrays:
             raise ValueError("it holds no array 'x'")
         array: NDArray[np.generic] = arrays["x"]
@@ -123,7 +127,7 @@ class ArrayReader:
     def is_enlarged(self, i: int) -> bool:
         """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
         # The header alone: the bands take long to unpack.
-        with zipfile.ZipFile(self.path(i)) as file, file.open("x.npy") as array:
+        with _HEADER, zipfile.ZipFile(self.path(i)) as file, file.open("x.npy") as array:
             np.lib.format.read_magic(array)
             shape, _, _ = np.lib.format.read_array_header_1_0(array)
         return int(min(shape[1:])) < self.size
