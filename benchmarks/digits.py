@@ -83,7 +83,9 @@ def make_digits(folder: Path, seed: int = 0) -> Path:
         large = small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         add(large, "optical", label, f"optical-{i}", str(i))
     ttf = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fonts = sorted(p for p in ttf.glob("*.ttf") if p.stem.startswith(FONTS) and "Display" not in p.stem)
+    fonts = sorted(
+        p for p in ttf.glob("*.ttf") if p.stem.startswith(FONTS) and "Display" not in p.stem
+    )
     for font in fonts:
         for label in range(10):
             for i in range(DRAWINGS):

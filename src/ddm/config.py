@@ -59,6 +59,12 @@ class PretrainConfig:
             poverty a fold, A to E, A by default.
         classes: those to read, in this order, of DomainNet's 345; all by default.
         strict: refuse data with unreadable images instead of skipping them.
+        domains: "given" by the data, or "discover" pseudo-domains in the training images. Given
+            ones are then used to hold out and to evaluate only; a folder is taken as a heap, whose
+            sub-folders say nothing.
+        num_domains: pseudo-domains to find; as many as there seem to be by default.
+        rediscover_every: epochs after which pseudo-domains are found anew, in the domain-variant
+            portion of the features; 0 keeps the first ones.
         size: side of the views, in pixels.
         channels: channels of the images.
         method: self-supervised method.
@@ -94,6 +100,9 @@ class PretrainConfig:
     splits: Splits = "drawn"
     classes: list[str] = field(default_factory=list)
     strict: bool = False
+    domains: Literal["given", "discover"] = "given"
+    num_domains: int | None = None
+    rediscover_every: int = 0
     size: int = 64
     channels: int = 3
     method: str = "simclr"
@@ -127,7 +136,17 @@ class PretrainConfig:
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "
                 "the learning rate rises, and then it has to fall"
             )
-        for name in ("checkpoint_steps", "seed"):
+        if self.domains == "given" and (self.num_domains is not None or self.rediscover_every):
+            raise DdmError(
+                "num_domains and rediscover_every are for pseudo-domains; give --domains discover"
+            )
+        if self.num_domains is not None and self.num_domains < 2:
+            raise DdmError(f"num_domains={self.num_domains} must be at least 2")
+        if self.domains == "discover" and not self.ddm.enabled:
+            raise DdmError(
+                "--domains discover is for the module, but --ddm.enabled is false; leave one out"
+            )
+        for name in ("checkpoint_steps", "seed", "rediscover_every"):
             if getattr(self, name) < 0:
                 raise DdmError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("learning_rate", "weight_decay"):

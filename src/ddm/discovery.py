@@ -116,6 +116,7 @@ def discover_domains(
     features: StyleFeatures | NDArray[Any],
     num_domains: int | tuple[int, int] | None = None,
     seed: int = 0,
+    previous: Ints | None = None,
 ) -> Discovery:
     """Find domains without labels.
 
@@ -128,6 +129,8 @@ def discover_domains(
         num_domains: how many; or (least, most) to choose from, 2 to 8 by default. Where it is to be
             chosen and nothing speaks for several, the answer is one domain.
         seed: of the clusterings.
+        previous: domains so far, shape (N,), -1 for unknown: features that are no statistics of
+            style are then looked at along the directions in which these domains differ.
 
     Raises:
         DdmError: fewer samples than domains, features that are not finite or do not vary.
@@ -141,13 +144,17 @@ def discover_domains(
     _check(whole, max(numbers) if len(numbers) == 1 else 2)
     numbers = [k for k in numbers if k <= len(whole) // 2] or numbers[:1]
     order = _canonical_order(whole)
-    space, halves = _embed(features, order)
+    space, halves = _embed(features, order, previous)
     fitted = order[:FIT_SAMPLES]
     x = space[fitted]
+    start = None
+    if previous is not None and halves is None:
+        so_far = previous[fitted]
+        start = [x[so_far == k].mean(0) for k in np.unique(so_far[so_far != UNKNOWN])]
     candidates: list[Candidate] = []
     ensembles: dict[int, _Ensemble] = {}
     for k in numbers:
-        ensembles[k] = _Ensemble.fit(x, k, seed)
+        ensembles[k] = _Ensemble.fit(x, k, seed, start)
         candidates.append(ensembles[k].rate(x))
     chosen = _choose(candidates)
     if len(numbers) == 1:
@@ -176,8 +183,10 @@ def discover_domains(
 
 
 def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
-    low, high = NUM_DOMAINS if num_domains is None else (
-        num_domains if isinstance(num_domains, tuple) else (int(num_domains),) * 2
+    low, high = (
+        NUM_DOMAINS
+        if num_domains is None
+        else (num_domains if isinstance(num_domains, tuple) else (int(num_domains),) * 2)
     )
     if not 2 <= low <= high:
         raise DdmError(f"num_domains={num_domains}: give a number from 2 on, or (least, most)")
@@ -221,14 +230,15 @@ def _canonical_order(x: NDArray[Any]) -> Ints:
 
 
 def _embed(
-    features: StyleFeatures | NDArray[Any], order: Ints
+    features: StyleFeatures | NDArray[Any], order: Ints, previous: Ints | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Samples, and their halves, in the space that is clustered: (N, d) and (N, 4, d).
 
     Features of style: the directions in which images differ most, compared with how much the halves
     of one image do (a generalised eigenvalue problem, as in linear discriminant analysis with each
     image for a class; Hatch et al., 2006, call it within-class covariance normalisation). Other
-    features: principal components of the standardised ones.
+    features: those in which the previous domains differ most, compared with how much samples of one
+    domain do; without previous domains, principal components of the standardised ones.
     """
     whole = features.whole if isinstance(features, StyleFeatures) else features
     fitted = np.asarray(whole[order[:FIT_SAMPLES]], np.float64)
@@ -241,12 +251,23 @@ def _embed(
         # Statistics that hardly vary within images would else outweigh all others.
         noise += 0.1 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
         _, vectors = eigh(total, noise)
+        count = max(DIMENSIONS)
+    elif previous is not None and len(np.unique(known := previous[order[:FIT_SAMPLES]])) > 1:
+        one_hot = known[:, None] == np.unique(known[known != UNKNOWN])
+        rows = one_hot.any(1)
+        means = (one_hot.T @ fitted) / one_hot.sum(0)[:, None]
+        within = fitted[rows] - one_hot[rows] @ means
+        noise = within.T @ within / rows.sum()
+        noise += 0.01 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
+        _, vectors = eigh(total, noise)
+        count = max(1, one_hot.shape[1] - 1)
     else:
+        count = max(DIMENSIONS)
         scale = 1 / np.sqrt(np.maximum(np.diag(total), 1e-12))
         scale[np.diag(total) < 1e-12] = 0
         _, vectors = np.linalg.eigh(total * np.outer(scale, scale))
         vectors = scale[:, None] * vectors
-    basis = vectors[:, ::-1][:, : max(DIMENSIONS)]
+    basis = vectors[:, ::-1][:, :count]
     # The sign of an eigenvector is arbitrary, but must not hang on the machine.
     basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(basis.shape[1])])
     space = np.empty((len(whole), basis.shape[1]), np.float32)
@@ -275,7 +296,14 @@ class _Ensemble:
     agreement: float
 
     @classmethod
-    def fit(cls, x: NDArray[np.float32], num_domains: int, seed: int) -> _Ensemble:
+    def fit(
+        cls,
+        x: NDArray[np.float32],
+        num_domains: int,
+        seed: int,
+        start: Sequence[NDArray[np.float32]] | None = None,
+    ) -> _Ensemble:
+        """Fit the clusterings, from centres to start with if there is one for each domain."""
         models: list[Any] = []
         dimensions: list[int] = []
         size = min(ONE_FIT, max(2 * num_domains, len(x) * 7 // 10))
@@ -287,11 +315,18 @@ class _Ensemble:
                     part = np.sort(rng.permutation(len(x))[:size])
                     chosen = np.ascontiguousarray(x[part, :dims], np.float64)
                     state = int(rng.integers(1 << 31))
-                    kmeans = KMeans(num_domains, n_init=2, random_state=state).fit(chosen)
+                    means = None
+                    kmeans = KMeans(num_domains, n_init=2, random_state=state)
+                    if start is not None and len(start) == num_domains:
+                        means = np.stack(start)[:, :dims].astype(np.float64)
+                        kmeans.set_params(init=means, n_init=1)
+                    kmeans.fit(chosen)
+                    if means is None and repeat:
+                        means = kmeans.cluster_centers_
                     mixture = GaussianMixture(
                         num_domains,
                         reg_covar=1e-3 * float(chosen.var(0).mean()) + 1e-9,
-                        means_init=kmeans.cluster_centers_ if repeat else None,
+                        means_init=means,
                         init_params="k-means++",
                         random_state=state,
                     ).fit(chosen)
@@ -310,13 +345,20 @@ class _Ensemble:
         return cls(models, dimensions, matches, num_domains, agreement)
 
     def vote(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Share of the votes that each domain gets, shape (len(x), K)."""
+        """Share of the votes that each domain gets, shape (len(x), K).
+
+        A mixture gives its posterior, k-means its whole vote.
+        """
         votes = np.zeros((len(x), self.num_domains))
         for start in range(0, len(x), CHUNK):
             part = x[start : start + CHUNK]
-            rows = np.arange(start, start + len(part))
+            of_part = votes[start : start + CHUNK]
             for model, dims, match in zip(self.models, self.dimensions, self.matches, strict=True):
-                votes[rows, match[_predict(model, part, dims)]] += 1
+                seen = np.ascontiguousarray(part[:, :dims], np.float64)
+                if isinstance(model, GaussianMixture):
+                    of_part[:, match] += model.predict_proba(seen)
+                else:
+                    of_part[np.arange(len(part)), match[model.predict(seen)]] += 1
         return votes / len(self.models)
 
     def rate(self, x: NDArray[np.float32]) -> Candidate:

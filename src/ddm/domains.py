@@ -78,3 +78,16 @@ class DomainTable:
     def subset(self, samples: NDArray[np.int64]) -> DomainTable:
         """The table of some samples; names stay, so that indices keep their meaning."""
         return DomainTable(self.index[samples], self.names, self.confidence[samples])
+
+    def updated(self, samples: NDArray[np.int64], table: DomainTable) -> DomainTable:
+        """This table with other entries for some samples.
+
+        Args:
+            samples: which ones, shape (M,).
+            table: their domains, under the same names.
+        """
+        if table.names != self.names:
+            raise ValueError(f"names differ: {table.names} and {self.names}")
+        index, confidence = self.index.copy(), self.confidence.copy()
+        index[samples], confidence[samples] = table.index, table.confidence
+        return DomainTable(index, self.names, confidence)

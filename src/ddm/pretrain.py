@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from ddm.data.base import ImageDataset
 from ddm.data.images import UnreadableImage
 from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
 from ddm.distributed import gather_rows, synchronize_batch_norm
-from ddm.domains import UNKNOWN
+from ddm.domains import UNKNOWN, DomainTable
 from ddm.encoders import EncoderSpec, build_encoder, measure_features
 from ddm.errors import DdmError
 from ddm.export import save_encoder
@@ -46,6 +47,7 @@ from ddm.optimizers import (
 )
 from ddm.processes import LastWord, is_first_process, stopping_together
 from ddm.progress import ProgressBar, tell
+from ddm.pseudo_domains import FeatureMemory, discover_for_training, rediscover
 from ddm.run_folder import RunFolder
 from ddm.views import random_views
 
@@ -62,20 +64,22 @@ class Pretraining(pl.LightningModule):
         config: the run's settings.
         dataset: all images; the run trains on those of its domains and split.
         begin: false for a run whose weights will come from its checkpoint.
+        pseudo_domains: domains of all images that take the place of the given ones.
     """
 
-    def __init__(self, config: PretrainConfig, dataset: ImageDataset, begin: bool = True) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        dataset: ImageDataset,
+        begin: bool = True,
+        pseudo_domains: DomainTable | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        # The domains that take part are numbered anew, from 0: a held-out one needs no classifier.
-        self.domain_names = training_domains(config, dataset)
-        position = np.full(dataset.domains.num_domains + 1, -1)
-        for new, name in enumerate(self.domain_names):
-            position[dataset.domains.names.index(name)] = new
-        self.register_buffer("domain_number", torch.from_numpy(position), persistent=False)
         self.images = IndexedImages(dataset, training_images(config, dataset))
+        self.use_domains(pseudo_domains or taking_part(config, dataset))
         if config.ddm.enabled:
-            require_two_domains(dataset, self.images.indices)
+            require_two_domains(dataset.name, self.domains, self.images.indices)
         # A generator of its own, so that adding the module does not change the encoder's first
         # weights.
         with seeded(config.seed, 0):
@@ -102,7 +106,7 @@ class Pretraining(pl.LightningModule):
         if config.devices > 1:
             synchronize_batch_norm(self.method, "cuda" if _on_gpu(config) else "cpu")
         if self.method.needs_domains and not config.ddm.enabled:
-            require_two_domains(dataset, self.images.indices)
+            require_two_domains(dataset.name, self.domains, self.images.indices)
         self.view_settings = [
             replace(view, shared_style=config.shared_style)
             for view in self.method.views(config.size)
@@ -115,7 +119,7 @@ class Pretraining(pl.LightningModule):
             with seeded(config.seed, 1):
                 self.module = DomainDisentanglement(
                     feature_dim,
-                    len(self.domain_names),
+                    self.domains.num_domains,
                     variant_dim,
                     variant=_or_none(module.variant),
                     invariance=_or_none(module.invariance),
@@ -124,8 +128,23 @@ class Pretraining(pl.LightningModule):
                     invariance_weight=module.invariance_weight,
                     independence_weight=module.independence_weight,
                 )
+        self.memory: FeatureMemory | None = None
+        if config.rediscover_every:
+            self.memory = FeatureMemory(self.images.indices, len(dataset), variant_dim)
         self.last_features: Tensor | None = None
         self.clock = time.perf_counter()
+
+    def use_domains(self, domains: DomainTable) -> None:
+        """Train with these domains of all images from now on."""
+        self.domains = domains
+        # On the CPU, where the batches come from: the workers need not hear of a change.
+        self.domain_of = torch.from_numpy(domains.index)
+
+    @property
+    def collects_features(self) -> bool:
+        """Whether this is an epoch after which pseudo-domains are found anew."""
+        every, epoch = self.config.rediscover_every, self.current_epoch + 1
+        return every > 0 and epoch % every == 0 and epoch < self.config.epochs
 
     @property
     def total_steps(self) -> int:
@@ -153,6 +172,10 @@ class Pretraining(pl.LightningModule):
         )
         return batches(self.images, sampler, self.config.batch_size, workers)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, _, index = batch
+        return images, self.domain_of[index], index
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(self._step_seed())
 
@@ -161,21 +184,21 @@ class Pretraining(pl.LightningModule):
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, domain, index = batch
+        images, domains, index = batch
         generator = torch.Generator().manual_seed(self._step_seed())
         views = random_views(images, self.view_settings, generator)
         self.method.progress = self.global_step / self.total_steps
-        # Looked up where the numbers are: an unknown domain (-1) finds the last entry, -1.
-        known = self.domain_number[domain]  # type: ignore[index]
-        output = self.method(views, known)
+        output = self.method(views, domains)
         loss: Tensor = output.loss
         terms = {"ssl": output.loss.detach()}
         if self.module is not None:
-            disentangled = self.module(output.features, known)
+            disentangled = self.module(output.features, domains)
             loss = loss + disentangled.loss
             terms |= disentangled.terms
         self._refuse_nan(terms, index)
         self.last_features = output.features.detach()[0]
+        if self.memory is not None and self.collects_features:
+            self.memory.add(index, output.features[..., : self.variant_dim])
         self.log("loss", loss.detach(), prog_bar=True)
         self.log_dict(terms, prog_bar=True)
         return loss
@@ -230,6 +253,29 @@ class Pretraining(pl.LightningModule):
                 f"epoch {self.current_epoch}: {warning}: the encoder is collapsing. Lower "
                 "--learning_rate, raise --batch_size, or lower the weights of the module"
             )
+        if self.memory is not None and self.collects_features:
+            self._rediscover(self.memory)
+
+    def _rediscover(self, memory: FeatureMemory) -> None:
+        """Cluster the training images anew, by what the variant portion says of them."""
+        images = self.images.indices
+        seed = self.config.seed + self.current_epoch + 1
+        try:
+            table, figures = rediscover(self.domains.subset(images), memory, seed)
+        except DdmError as error:
+            if is_first_process():
+                tell(f"epoch {self.current_epoch}: the domains stay as they are: {error}")
+            return
+        finally:
+            memory.clear()
+        self.use_domains(self.domains.updated(images, table))
+        true = self.images.dataset.domains.index[images]
+        if (known := true != UNKNOWN).any():
+            found = adjusted_mutual_info_score(true[known], table.index[known])
+            figures["domains_true_agreement"] = float(found)
+        for logger in self.loggers:
+            row = {**figures, "epoch": self.current_epoch}
+            logger.log_metrics(row, step=self.global_step - 1)
 
     def configure_optimizers(self) -> Any:
         settings = optimizer_settings(self.config)
@@ -244,6 +290,19 @@ class Pretraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ddm_config"] = asdict(self.config)
+        if self.memory is not None:
+            checkpoint["ddm_domains"] = {
+                "index": torch.from_numpy(self.domains.index),
+                "confidence": torch.from_numpy(self.domains.confidence),
+                **self.memory.state(),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.memory is not None:
+            state = checkpoint["ddm_domains"]
+            index, confidence = state["index"].numpy(), state["confidence"].numpy()
+            self.use_domains(DomainTable(index, self.domains.names, confidence))
+            self.memory.load(state, self.global_rank)
 
 
 def method_settings(config: PretrainConfig) -> Any:
@@ -332,19 +391,40 @@ def training_domains(config: PretrainConfig, dataset: ImageDataset) -> list[str]
     return [name for name in dataset.domains.names if name not in config.held_out]
 
 
-def require_two_domains(dataset: ImageDataset, indices: NDArray[np.int64]) -> None:
+def taking_part(config: PretrainConfig, dataset: ImageDataset) -> DomainTable:
+    """The given domains that take part, numbered anew from 0; the others are unknown.
+
+    A held-out domain needs no place in a classifier.
+
+    Raises:
+        DdmError: a held-out domain does not exist, or is named twice.
+    """
+    names = training_domains(config, dataset)
+    position = np.full(dataset.domains.num_domains + 1, UNKNOWN)
+    for new, name in enumerate(names):
+        position[dataset.domains.names.index(name)] = new
+    # An unknown domain, -1, finds the last entry, which is -1 too.
+    return DomainTable(position[dataset.domains.index], tuple(names))
+
+
+def require_two_domains(name: str, domains: DomainTable, indices: NDArray[np.int64]) -> None:
     """Refuse what needs domains on images of one.
+
+    Args:
+        name: what the images are called.
+        domains: of all images.
+        indices: those that are trained on.
 
     Raises:
         DdmError: fewer than two known domains among these images.
     """
-    present = np.unique(dataset.domains.index[indices])
-    names = [dataset.domains.names[d] for d in present if d != UNKNOWN]
+    present = np.unique(domains.index[indices])
+    names = [domains.names[d] for d in present if d != UNKNOWN]
     if len(names) < 2:
         raise DdmError(
-            f"{dataset.name} has {len(names)} domain to train on ({', '.join(names) or 'none'}), "
-            "and the module and domain-aware negatives need two; add domains, hold out fewer, or "
-            "train without them: --ddm.enabled false"
+            f"{name} has {len(names)} domain to train on ({', '.join(names) or 'none'}), "
+            "and the module and domain-aware negatives need two; add domains, hold out fewer, "
+            "have them found (--domains discover), or train without them: --ddm.enabled false"
         )
 
 
@@ -395,8 +475,9 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if config.init is not None and Path(config.init).exists():
         config = replace(config, init=str(Path(config.init).resolve()))
     dataset = dataset or open_images(config)
+    pseudo = pseudo_domains(config, dataset)
     try:
-        training = Pretraining(config, dataset)
+        training = Pretraining(config, dataset, pseudo_domains=pseudo)
     except DdmError:
         raise
     except ValueError as error:
@@ -404,6 +485,11 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if first:
         RunFolder.create(config)
         run.save_domains(dataset)
+        if pseudo is not None:
+            run.save_pseudo_domains(dataset, pseudo)
+            sizes = ", ".join(map(str, pseudo.counts().tolist()))
+            found = f"ddm: {pseudo.num_domains} domains were found, of {sizes} images"
+            tqdm.write(found, file=sys.stderr)
         if training.matched is not None:
             run.save_matched(asdict(training.matched))
             if training.matched.missing:
@@ -426,6 +512,24 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     return _fit(run, training, checkpoint=None)
 
 
+def pseudo_domains(config: PretrainConfig, dataset: ImageDataset) -> DomainTable | None:
+    """Discovered domains, where the configuration asks for them.
+
+    They are found in the images that the run trains on; in all, where no domain is known that one
+    could evaluate on.
+
+    Raises:
+        DdmError: there are none to be found.
+    """
+    if config.domains == "given":
+        return None
+    training_domains(config, dataset)
+    images = training_images(config, dataset)
+    if not dataset.domains.names:
+        images = np.arange(len(dataset))
+    return discover_for_training(dataset, images, config.num_domains, config.seed)
+
+
 def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     """Continue an interrupted run to its end, as if it had never stopped.
 
@@ -442,7 +546,8 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     if not run.checkpoint_file.exists():
         # It was stopped before its first checkpoint: the same seed begins the same run.
         run.save_domains(dataset)
-        return _fit(run, Pretraining(config, dataset), checkpoint=None)
+        pseudo = pseudo_domains(config, dataset)
+        return _fit(run, Pretraining(config, dataset, pseudo_domains=pseudo), checkpoint=None)
     for stale in run.checkpoint_file.parent.glob(".*.part"):
         stale.unlink()  # What a kill left of a checkpoint that was being written.
     checkpoint = load_checkpoint(run.checkpoint_file)
@@ -453,7 +558,9 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             f"{run.checkpoint_file} is of another configuration than {run.config_file} "
             f"({'; '.join(changed)}); restore the file, or begin a new run"
         )
-    training = Pretraining(config, run.with_saved_domains(dataset), begin=False)
+    pseudo = None if config.domains == "given" else run.load_pseudo_domains()
+    dataset = run.with_saved_domains(dataset)
+    training = Pretraining(config, dataset, begin=False, pseudo_domains=pseudo)
     return _fit(run, training, checkpoint)
 
 
@@ -543,6 +650,8 @@ def _fit_one(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] |
 def _save_encoder(run: RunFolder, training: Pretraining) -> None:
     config = training.config
     spec = EncoderSpec(config.encoder, config.channels, config.size)
+    if config.domains == "discover":
+        run.save_pseudo_domains(training.images.dataset, training.domains)
     save_encoder(run, training.method.encoder, spec, training.variant_dim)
 
 

@@ -40,6 +40,10 @@ class RunFolder:
         return self.path / "domains.parquet"
 
     @property
+    def pseudo_domains_file(self) -> Path:
+        return self.path / "pseudo_domains.parquet"
+
+    @property
     def stopped_file(self) -> Path:
         """Why one of several processes stopped, for the others to say."""
         return self.path / "stopped.txt"
@@ -126,6 +130,35 @@ class RunFolder:
         with atomic(self.domains_file) as temporary:
             frame.to_parquet(temporary, index=False)
 
+    def save_pseudo_domains(self, dataset: ImageDataset, table: DomainTable) -> None:
+        """Write which domain was discovered for each image."""
+        frame = pd.DataFrame(
+            {
+                "path": dataset.keys,
+                # All names are kept, that of a domain without images too.
+                "domain": pd.Categorical.from_codes(table.index, list(table.names)),
+                "confidence": table.confidence,
+            }
+        )
+        with atomic(self.pseudo_domains_file) as temporary:
+            frame.to_parquet(temporary, index=False)
+
+    def load_pseudo_domains(self) -> DomainTable:
+        """The discovered domains, in the order of the run's images.
+
+        Raises:
+            DdmError: the file is missing.
+        """
+        if not self.pseudo_domains_file.exists():
+            raise DdmError(f"{self.pseudo_domains_file} is missing; begin the run anew")
+        frame = pd.read_parquet(self.pseudo_domains_file)
+        domain = frame["domain"].astype("category").cat
+        return DomainTable(
+            domain.codes.to_numpy(np.int64),
+            tuple(map(str, domain.categories)),
+            frame["confidence"].to_numpy(np.float32),
+        )
+
     def save_matched(self, matched: dict[str, Any]) -> None:
         """Write which of the encoder's first weights came from where."""
         (self.path / "init.json").write_text(json.dumps(matched, indent=1), encoding="utf-8")
@@ -138,6 +171,8 @@ class RunFolder:
 
     def with_saved_domains(self, dataset: ImageDataset) -> ImageDataset:
         """The data set under the run's own domain table and splits.
+
+        Of images whose domains nobody gave, the table is that of the pseudo-domains.
 
         Raises:
             DdmError: the images are no longer those that the run began with.
@@ -162,5 +197,8 @@ class RunFolder:
         index = frame["domain"].map(position).fillna(UNKNOWN).to_numpy(np.int64)
         confidence = frame["confidence"].to_numpy(np.float32)
         table = DomainTable(index, dataset.domains.names, confidence)
+        if not table.names and self.pseudo_domains_file.exists():
+            # No domain is known: those that were found are the ones to judge by.
+            table = self.load_pseudo_domains()
         # The splits too are the run's own: what it trained on must never be tested on.
         return replace(dataset, domains=table, splits=frame["split"].to_numpy(str))

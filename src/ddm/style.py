@@ -131,9 +131,7 @@ def style_features(
     """
     chosen = np.arange(len(dataset)) if indices is None else indices
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loader = batches(
-        IndexedImages(dataset, chosen), None, batch_size, default_workers(dataset)
-    )
+    loader = batches(IndexedImages(dataset, chosen), None, batch_size, default_workers(dataset))
     whole, halves, views = [], [], {}
     with torch.inference_mode():
         for images, _, _ in tqdm(loader, desc="Styles", unit="batch", leave=False):

@@ -80,6 +80,11 @@ def load_images(
 
 def open_images(config: PretrainConfig) -> ImageDataset:
     """The images of a run, as its configuration says."""
+    if config.domains == "discover" and Path(config.images).is_dir():
+        from ddm.data.folder import load_heap
+
+        path = Path(config.images)
+        return load_heap(path, load_size(config.size), config.channels, config.strict)
     return load_images(
         config.images,
         config.size,

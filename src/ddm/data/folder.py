@@ -73,6 +73,39 @@ def load_folder(
     )
 
 
+def load_heap(root: Path, size: int = 64, channels: int = 3, strict: bool = False) -> ImageDataset:
+    """Read all images below a folder, at any depth; what its sub-folders are called says nothing.
+
+    Args:
+        root: the folder.
+        size: side of the square images in pixels.
+        channels: 3 for colour, 1 for grey.
+        strict: refuse the folder if an image cannot be read, rather than skip that image.
+
+    Returns:
+        The images, sorted by key, of unknown domain and without labels.
+
+    Raises:
+        DdmError: a root that is missing, no folder or without readable images; a name that is not
+            UTF-8; a folder that cannot be listed; under ``strict``, an unreadable image.
+    """
+    keys = find_images(root)
+    reader, kept, skipped, enlarged = keep_readable(root, keys, size, channels, strict)
+    keys = [keys[i] for i in kept]
+    return ImageDataset(
+        name=root.resolve().name,
+        keys=tuple(keys),
+        read=reader,
+        size=size,
+        channels=channels,
+        domains=DomainTable.from_names([None] * len(keys)),
+        splits=split_by_group(keys),
+        groups=np.arange(len(keys)),
+        skipped=skipped,
+        enlarged=enlarged,
+    )
+
+
 def find_images(root: Path) -> list[str]:
     """Keys of all images below root, sorted."""
     if not root.exists():

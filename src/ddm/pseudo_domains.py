@@ -1,0 +1,243 @@
+"""Discovered domains at work: found in images, written to a table, found anew in training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_mutual_info_score
+from torch import Tensor
+
+from ddm.data import load_images
+from ddm.data.base import ImageDataset
+from ddm.discovery import Discovery, damp_changes, discover_domains
+from ddm.distributed import world_size
+from ddm.domains import UNKNOWN, DomainTable
+from ddm.errors import DdmError
+from ddm.files import atomic
+from ddm.style import STYLE_SIZE, style_features
+
+TABLE_KINDS = (".parquet", ".csv")
+
+
+def open_heap(images: str, channels: int = 3, strict: bool = False) -> ImageDataset:
+    """Images whose domains are to be found: a folder of any depth, a manifest, or what
+    :func:`ddm.data.load_images` knows by name.
+
+    Raises:
+        DdmError: there is no such source, or it cannot be used.
+    """
+    if Path(images).is_dir():
+        from ddm.data.folder import load_heap
+
+        return load_heap(Path(images), STYLE_SIZE, channels, strict)
+    return load_images(images, STYLE_SIZE, channels, strict)
+
+
+def discover(
+    images: str,
+    output: Path,
+    num_domains: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    channels: int = 3,
+    strict: bool = False,
+) -> tuple[Discovery, ImageDataset]:
+    """Find the domains of images and write them as a table that ``ddm pretrain`` reads.
+
+    Sub-folders and a manifest's column ``domain`` are not looked at.
+
+    Args:
+        images: a folder of any depth, a manifest, or "emoji".
+        output: the table, .parquet or .csv: ``path`` (from the table's folder), ``domain`` (empty
+            for outliers), ``confidence``; of a manifest the other columns too.
+        num_domains: how many, or (least, most); found by itself by default.
+        seed: of the clusterings.
+        channels: of the images.
+        strict: refuse unreadable images instead of skipping them.
+
+    Returns:
+        What was found, and the images.
+
+    Raises:
+        DdmError: unusable images, too few of them, or a table of another kind.
+    """
+    if output.suffix.lower() not in TABLE_KINDS:
+        raise DdmError(f"--output {output}: a table's name ends in {' or '.join(TABLE_KINDS)}")
+    if output.exists() and Path(images).exists() and output.samefile(images):
+        raise DdmError(f"--output {output} is the manifest itself; choose another name")
+    dataset = open_heap(images, channels, strict)
+    found = discover_domains(style_features(dataset), num_domains, seed)
+    _write_table(images, dataset, found.table(), output)
+    return found, dataset
+
+
+def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output: Path) -> None:
+    frame = pd.DataFrame({"path": dataset.keys})
+    path = Path(images)
+    if path.is_file():
+        # What a manifest says besides stays with its rows.
+        for name, labels in dataset.labels.items():
+            frame[name] = np.asarray([*labels.names, ""], object)[labels.index]
+        frame["split"] = dataset.splits
+        frame["group"] = dataset.groups.astype(str)
+        if dataset.instances is not None:
+            frame["instance"] = [str(i) if i >= 0 else "" for i in dataset.instances]
+    if path.exists():
+        root = path.resolve() if path.is_dir() else path.resolve().parent
+        folder = output.resolve().parent
+        frame["path"] = [
+            Path(os.path.relpath(root / key, folder)).as_posix() for key in dataset.keys
+        ]
+    frame.insert(1, "domain", np.asarray([*table.names, ""], object)[table.index])
+    frame.insert(2, "confidence", table.confidence)
+    with atomic(output) as temporary:
+        if output.suffix.lower() == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
+def discover_for_training(
+    dataset: ImageDataset, indices: NDArray[np.int64], num_domains: int | None, seed: int
+) -> DomainTable:
+    """Domains of the images that a run trains on; all others, held-out ones too, are unknown.
+
+    Args:
+        dataset: all images.
+        indices: those that the run trains on, shape (M,).
+        num_domains: how many; found by itself if None.
+        seed: of the clusterings.
+
+    Raises:
+        DdmError: there is one domain only, or what was found follows content.
+    """
+    found = discover_domains(style_features(dataset, indices), num_domains, seed)
+    if found.num_domains < 2:
+        raise DdmError(
+            f"no domains were found in {dataset.name}: its images look like one domain. Give "
+            "--num_domains if you know better, or train without the module: --ddm.enabled false"
+        )
+    if found.follows_content:
+        raise DdmError(
+            f"the domains found in {dataset.name} follow content, not style (the halves of an "
+            f"image agree at kappa {found.halves:.2f}); look at them with `ddm discover`, correct "
+            "the table and train with it"
+        )
+    nowhere = DomainTable(np.full(len(dataset), UNKNOWN), found.table().names)
+    return nowhere.updated(indices, found.table())
+
+
+class FeatureMemory:
+    """The features of each training image, collected while an epoch goes by; costs no pass of its
+    own.
+
+    Under torch.distributed each rank collects what it trains on, and :meth:`joined` gives all.
+
+    Args:
+        indices: the training images, shape (M,).
+        size: images in all.
+        dim: width of the features.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], size: int, dim: int) -> None:
+        position = torch.full((size,), -1, dtype=torch.int64)
+        position[torch.from_numpy(indices)] = torch.arange(len(indices))
+        self.position = position
+        self.features = torch.zeros(len(indices), dim)
+        self.seen = torch.zeros(len(indices))
+
+    def clear(self) -> None:
+        """Forget, for the next epoch."""
+        self.features.zero_()
+        self.seen.zero_()
+
+    def add(self, index: Tensor, features: Tensor) -> None:
+        """Remember features.
+
+        Args:
+            index: images of the batch, shape (N,).
+            features: of each view, shape (V, N, dim); their mean is kept.
+        """
+        if self.features.device != features.device:
+            self.features = self.features.to(features.device)
+            self.seen = self.seen.to(features.device)
+            self.position = self.position.to(features.device)
+        place = self.position[index.to(features.device)]
+        self.features[place] = features.detach().float().mean(0)
+        self.seen[place] = 1
+
+    def joined(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Features of all ranks, shape (M, dim), and which images were seen, shape (M,)."""
+        features, seen = self.features.clone(), self.seen.clone()
+        if world_size() > 1:
+            dist.all_reduce(features)
+            dist.all_reduce(seen)
+        return features.cpu().numpy(), seen.cpu().numpy() > 0
+
+    def state(self) -> dict[str, Tensor]:
+        """For the checkpoint: what all ranks have seen of this epoch. Every rank must call it."""
+        features, seen = self.joined()
+        return {"features": torch.from_numpy(features), "seen": torch.from_numpy(seen)}
+
+    def load(self, state: dict[str, Tensor], rank: int) -> None:
+        """Go on from a checkpoint; the first rank takes what all ranks had seen."""
+        self.clear()
+        if rank == 0:
+            self.features.copy_(state["features"])
+            self.seen.copy_(state["seen"])
+
+
+def rediscover(
+    table: DomainTable, memory: FeatureMemory, seed: int
+) -> tuple[DomainTable, dict[str, float]]:
+    """Cluster the remembered features anew; changes are damped.
+
+    The first rank clusters, and all ranks get its table.
+
+    Args:
+        table: domains of the M training images so far.
+        memory: their features.
+        seed: of the clusterings.
+
+    Returns:
+        The next table, and figures for the log: share of the images that moved, and adjusted mutual
+        information of what was found with the table so far.
+
+    Raises:
+        DdmError: features that do not vary or are not finite; on every rank.
+    """
+    features, seen = memory.joined()
+    failure = ""
+    index = torch.from_numpy(table.index.copy())
+    confidence = torch.from_numpy(table.confidence.copy())
+    figures = torch.zeros(2)
+    if world_size() == 1 or dist.get_rank() == 0:
+        try:
+            so_far = table.index[seen]
+            found = discover_domains(features[seen], table.num_domains, seed, so_far)
+        except DdmError as error:
+            failure = str(error)
+        else:
+            chosen = np.flatnonzero(seen)
+            before = table.subset(chosen)
+            after = damp_changes(before, found)
+            index[chosen] = torch.from_numpy(after.index)
+            confidence[chosen] = torch.from_numpy(after.confidence)
+            figures[0] = float((after.index != before.index).mean())
+            figures[1] = float(adjusted_mutual_info_score(before.index, found.domains))
+    if world_size() > 1:
+        said = [failure]
+        dist.broadcast_object_list(said)
+        failure = said[0]
+        for tensor in (index, confidence, figures):
+            dist.broadcast(tensor, 0)
+    if failure:
+        raise DdmError(failure)
+    after = DomainTable(index.numpy(), table.names, confidence.numpy())
+    moved, agreement = figures.tolist()
+    return after, {"domains_moved": moved, "domains_agreement": agreement}
