@@ -178,8 +178,14 @@ def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):
     assert set(dataset.splits[chosen]) == {"train"}
     assert training.module.num_domains == 2
     # The domains that stay are numbered anew: filled -> 0, outline -> 1, unknown stays unknown.
-    numbers = training.domain_number[torch.tensor([0, 1, 2, -1])]
-    assert numbers.tolist() == [0, -1, 1, -1]
+    for old, new in ((0, 0), (night, -1), (2, 1)):
+        assert set(training.domains.index[dataset.domains.index == old]) == {new}
+    index = dataset.domains.index.copy()
+    index[0] = -1
+    unknown = dataset.with_domains(DomainTable(index, dataset.domains.names))
+    training = Pretraining(config(tmp_path, held_out=["night"]), unknown)
+    batch = training.on_before_batch_transfer((None, None, torch.tensor([0, len(index) - 1])), 0)
+    assert batch[1].tolist() == [-1, 1]
 
 
 def test_unknown_domains_train(tmp_path, dataset):

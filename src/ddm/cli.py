@@ -83,6 +83,27 @@ def build_parser() -> ArgumentParser:
     pretrain.add_class_arguments(PretrainConfig, as_group=False, skip=skip)
     commands.add_subcommand("pretrain", pretrain, help="train an encoder")
 
+    discover = Parser(
+        description="Find the domains of images that nobody labelled, and show them on a page. "
+        "Sub-folders and a manifest's domains are not looked at."
+    )
+    discover.add_argument(
+        "images", help='folder of any depth, manifest (.csv, .parquet) or "emoji"'
+    )
+    discover.add_argument(
+        "--output", "-o", default="domains.parquet", help="table (.parquet or .csv) to train with"
+    )
+    discover.add_argument(
+        "--num_domains", help="how many (5), or from how many to how many (3-8); found by default"
+    )
+    discover.add_argument("--page", help="HTML page; beside the table by default")
+    discover.add_argument("--seed", type=int, default=0, help="of the clusterings")
+    discover.add_argument("--channels", type=int, default=3, help="3 for colour, 1 for grey")
+    discover.add_argument(
+        "--strict", action="store_true", help="refuse unreadable images instead of skipping them"
+    )
+    commands.add_subcommand("discover", discover, help="find the domains of unlabelled images")
+
     resume = Parser(description="Continue an interrupted run to its end.")
     resume.add_argument("run", help="run folder")
     commands.add_subcommand("resume", resume, help="continue an interrupted run")
@@ -158,6 +179,39 @@ def _pretrain(options: Namespace) -> None:
         return
     print(f"{run.encoder_file}: the encoder; {run.path / 'load_encoder.py'} shows how to load it")
     print(f"Next: ddm evaluate {run.path}")
+
+
+def _discover(options: Namespace) -> None:
+    from pathlib import Path
+
+    from ddm.discovery_page import headline, write_discovery_page
+    from ddm.progress import tell
+    from ddm.pseudo_domains import discover
+
+    output = Path(options.output)
+    numbers = _number_of_domains(options.num_domains)
+    found, dataset = discover(
+        options.images, output, numbers, options.seed, options.channels, options.strict
+    )
+    if dataset.skipped:
+        first, reason = dataset.skipped[0]
+        tell(f"{len(dataset.skipped)} images could not be read, first {first} ({reason})")
+    print("\n".join(headline(found, len(dataset))))
+    for name, count in zip(found.table().names, found.table().counts(), strict=True):
+        print(f"  {name}: {count:,} images")
+    page = Path(options.page) if options.page else output.with_suffix(".html")
+    print(f"{write_discovery_page(found, dataset, output, page)}: to look at")
+    print(f"Next: ddm pretrain {output}")
+
+
+def _number_of_domains(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        low, dash, high = text.partition("-")
+        return (int(low), int(high)) if dash else int(low)
+    except ValueError:
+        raise DdmError(f"--num_domains {text}: give a number (5) or a range (3-8)") from None
 
 
 def _resume(options: Namespace) -> None:
@@ -254,6 +308,7 @@ def _demo(options: Namespace) -> None:
 
 COMMANDS: dict[str, Any] = {
     "pretrain": _pretrain,
+    "discover": _discover,
     "resume": _resume,
     "evaluate": _evaluate,
     "finetune": _finetune,

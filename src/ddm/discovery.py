@@ -21,6 +21,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, cohen_kappa_score, silhouette_score
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
@@ -47,6 +48,8 @@ FIT_SAMPLES = 20_000
 ONE_FIT = 5_000
 #: Samples that silhouettes, which grow with their square, are taken over.
 SILHOUETTE_SAMPLES = 2_000
+#: Whether a sample is alone is seen at its tenth neighbour, among at most so many samples.
+NEIGHBOUR, NEIGHBOURS_AMONG = 10, 2_000
 #: Rows at a time, where there may be millions.
 CHUNK = 65_536
 #: Domains that less than this share of the halves of images agree on follow content, not style.
@@ -144,8 +147,12 @@ def discover_domains(
     _check(whole, max(numbers) if len(numbers) == 1 else 2)
     numbers = [k for k in numbers if k <= len(whole) // 2] or numbers[:1]
     order = _canonical_order(whole)
-    space, halves = _embed(features, order, previous)
     fitted = order[:FIT_SAMPLES]
+    space, halves = _embed(features, fitted, previous)
+    # What lies far from everything would bend the space and take clusters of its own: a second
+    # time without it.
+    fitted = fitted[_not_alone(space[fitted])]
+    space, halves = _embed(features, fitted, previous)
     x = space[fitted]
     start = None
     if previous is not None and halves is None:
@@ -230,7 +237,7 @@ def _canonical_order(x: NDArray[Any]) -> Ints:
 
 
 def _embed(
-    features: StyleFeatures | NDArray[Any], order: Ints, previous: Ints | None
+    features: StyleFeatures | NDArray[Any], fitted: Ints, previous: Ints | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Samples, and their halves, in the space that is clustered: (N, d) and (N, 4, d).
 
@@ -241,22 +248,22 @@ def _embed(
     domain do; without previous domains, principal components of the standardised ones.
     """
     whole = features.whole if isinstance(features, StyleFeatures) else features
-    fitted = np.asarray(whole[order[:FIT_SAMPLES]], np.float64)
-    mean = fitted.mean(0)
-    total = np.cov(fitted.T).reshape(len(mean), len(mean))
+    x = np.asarray(whole[fitted], np.float64)
+    mean = x.mean(0)
+    total = np.cov(x.T).reshape(len(mean), len(mean))
     if isinstance(features, StyleFeatures):
-        left, right, upper, lower = features.halves[order[:FIT_SAMPLES]].transpose(1, 0, 2)
+        left, right, upper, lower = features.halves[fitted].transpose(1, 0, 2)
         differences = np.concatenate([left - right, upper - lower]).astype(np.float64)
         noise = differences.T @ differences / (2 * len(differences))
         # Statistics that hardly vary within images would else outweigh all others.
         noise += 0.1 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
         _, vectors = eigh(total, noise)
         count = max(DIMENSIONS)
-    elif previous is not None and len(np.unique(known := previous[order[:FIT_SAMPLES]])) > 1:
+    elif previous is not None and len(np.unique(known := previous[fitted])) > 1:
         one_hot = known[:, None] == np.unique(known[known != UNKNOWN])
         rows = one_hot.any(1)
-        means = (one_hot.T @ fitted) / one_hot.sum(0)[:, None]
-        within = fitted[rows] - one_hot[rows] @ means
+        means = (one_hot.T @ x) / one_hot.sum(0)[:, None]
+        within = x[rows] - one_hot[rows] @ means
         noise = within.T @ within / rows.sum()
         noise += 0.01 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
         _, vectors = eigh(total, noise)
@@ -276,9 +283,25 @@ def _embed(
         space[rows] = (np.asarray(whole[rows], np.float64) - mean) @ basis
     if not isinstance(features, StyleFeatures):
         return space, None
-    of_halves = features.halves[order[:FIT_SAMPLES]].astype(np.float64)
+    of_halves = features.halves[fitted].astype(np.float64)
     placed = (of_halves - of_halves.mean((0, 1))) @ basis
     return space, placed.astype(np.float32)
+
+
+def _not_alone(x: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Samples that have others near them: their tenth neighbour is not much farther than usual.
+
+    Neighbours are looked for among the first samples only, which are as good as random ones.
+    """
+    reference = x[:NEIGHBOURS_AMONG]
+    if len(reference) <= 2 * NEIGHBOUR:
+        return np.ones(len(x), bool)
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(reference)
+    distance = np.log(nearest.kneighbors(x)[0][:, -1] + 1e-12)
+    middle = np.median(distance)
+    deviation = max(1.4826 * float(np.median(np.abs(distance - middle))), 0.1)
+    near: NDArray[np.bool_] = distance <= middle + FAR * deviation
+    return near
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,9 @@ class Pretraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.config = config
+        given = taking_part(config, dataset)
         self.images = IndexedImages(dataset, training_images(config, dataset))
-        self.use_domains(pseudo_domains or taking_part(config, dataset))
+        self.use_domains(pseudo_domains or given)
         if config.ddm.enabled:
             require_two_domains(dataset.name, self.domains, self.images.indices)
         # A generator of its own, so that adding the module does not change the encoder's first

@@ -1,0 +1,166 @@
+"""The page on discovered domains: one HTML file, made to be checked by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from ddm import __version__, plots
+from ddm.data.base import ImageDataset
+from ddm.discovery import BELIEVED, Discovery
+from ddm.domains import UNKNOWN
+from ddm.files import atomic
+
+SHOWN = 10  # images of a strip
+MAP_POINTS = 2000
+FEWEST_MAP_POINTS = 10
+
+
+def write_discovery_page(
+    found: Discovery, dataset: ImageDataset, table: Path, output: Path
+) -> Path:
+    """Show what was found: images of each domain, sizes, how many there are and why, a map.
+
+    Args:
+        found: the domains of all images of the data set.
+        dataset: the images.
+        table: where the domains were written to.
+        output: the HTML file to write.
+
+    Returns:
+        The file written.
+    """
+    environment = Environment(
+        loader=PackageLoader("ddm", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("domains.html.j2").render(
+        title=f"Domains found in {dataset.name}",
+        headline=headline(found, len(dataset)),
+        domains=list(_domains(found, dataset)),
+        pictures=list(_pictures(found)),
+        small=dataset.size <= 64,
+        table=table.name,
+        commands=f"ddm pretrain {table.name} -o runs/mine\nddm evaluate runs/mine",
+        version=__version__,
+    )
+    with atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output
+
+
+def headline(found: Discovery, count: int) -> list[str]:
+    """What was found, in a few sentences."""
+    outliers = int((found.domains == UNKNOWN).sum())
+    if found.num_domains == 1:
+        best = max((c.score for c in found.candidates), default=0.0)
+        return [
+            f"One domain: the {count:,} images look alike in style.",
+            f"No number of domains scored {BELIEVED}; the best reached {best:.2f}. "
+            "Ask for a number (--num_domains) if you know better.",
+        ]
+    lines = [f"{found.num_domains} domains among {count:,} images."]
+    text = f"Different clusterings agree at {found.agreement:.2f} (adjusted Rand index, at most 1)."
+    if outliers:
+        text += f" {outliers:,} images fit none and are left out."
+    doubtful = int(((found.domains != UNKNOWN) & (found.confidence < 0.5)).sum())
+    if doubtful:
+        text += f" {doubtful:,} got fewer than half of the votes."
+    lines.append(text)
+    if found.follows_content:
+        lines.append(
+            f"Warning: the halves of an image agree on its domain at kappa {found.halves:.2f} "
+            "only. These clusters follow what the images show, not how they were made."
+        )
+    return lines
+
+
+def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(found.table().names):
+        members = np.flatnonzero(found.domains == number)
+        if not len(members):
+            continue
+        distance = _distances(found, members)
+        typical = members[np.argsort(distance, kind="stable")]
+        doubtful = members[np.lexsort((-distance, found.confidence[members]))]
+        kinds = (
+            ("Random", "", rng.permutation(members)),
+            ("Most typical", "nearest to the middle of the domain", typical),
+            ("Most doubtful", "fewest votes", doubtful),
+        )
+        yield {
+            "name": name,
+            "count": f"{len(members):,}",
+            "share": f"{100 * len(members) / len(dataset):.0f}%",
+            "strips": [
+                {"title": title, "note": note, "image": _strip(dataset, chosen)}
+                for title, note, chosen in kinds
+            ],
+        }
+    outliers = np.flatnonzero(found.domains == UNKNOWN)
+    if len(outliers):
+        strip = {
+            "title": "Random",
+            "note": "far from every domain",
+            "image": _strip(dataset, rng.permutation(outliers)),
+        }
+        share = f"{100 * len(outliers) / len(dataset):.1f}%"
+        yield {
+            "name": "outliers",
+            "count": f"{len(outliers):,}",
+            "share": share,
+            "strips": [strip],
+        }
+
+
+def _strip(dataset: ImageDataset, chosen: NDArray[np.int64]) -> str:
+    images: list[Any] = [dataset.read(int(i)) for i in chosen[:SHOWN]]
+    return plots.strip(images + [None] * (SHOWN - len(images)))
+
+
+def _distances(found: Discovery, members: NDArray[np.int64]) -> NDArray[np.float64]:
+    space = found.space[members].astype(np.float64)
+    spread = space.std(0) + 1e-12
+    distance: NDArray[np.float64] = np.linalg.norm((space - np.median(space, 0)) / spread, axis=1)
+    return distance
+
+
+def _pictures(found: Discovery) -> Iterator[dict[str, str]]:
+    if found.candidates:
+        numbers = np.array([c.num_domains for c in found.candidates], float)
+        lines = {
+            "score": [c.score for c in found.candidates],
+            "agreement": [c.agreement for c in found.candidates],
+            "silhouette": [c.silhouette for c in found.candidates],
+        }
+        curves = [
+            plots.Curve(i, name, numbers, np.array(values))
+            for i, (name, values) in enumerate(lines.items())
+        ]
+        yield {
+            "title": "Number of domains",
+            "image": plots.curves(curves, "domains", from_zero=True),
+            "alt": "; ".join(f"{c.num_domains}: {c.score:.2f}" for c in found.candidates),
+            "note": "Agreement of different clusterings under resampling, how well apart the "
+            "clusters lie (silhouette), and their product, the score. The largest number that "
+            "scores nearly as well as the best one is taken.",
+        }
+    if len(found.space) >= FEWEST_MAP_POINTS:
+        chosen = np.random.default_rng(0).permutation(len(found.space))[:MAP_POINTS]
+        points = plots.umap(found.space[chosen])
+        yield {
+            "title": "Map of styles",
+            "image": plots.scatter(points, found.domains[chosen], found.table().names),
+            "alt": f"UMAP of {len(chosen)} images by style, coloured by domain",
+            "note": f"UMAP of the styles of {len(chosen):,} images. Distances on such a map "
+            "deceive; whether clusters part says more than how far.",
+        }

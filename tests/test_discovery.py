@@ -1,0 +1,189 @@
+"""Discovery of domains: on samples whose domains are known, and on what cannot have any."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score
+
+from ddm.discovery import (
+    Discovery,
+    damp_changes,
+    discover_domains,
+    match_domains,
+)
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+from ddm.style import StyleFeatures, style_features
+from synthetic import make_dataset
+
+
+def blobs(sizes: list[int], dim: int = 10, apart: float = 8, seed: int = 0):
+    """Gaussian domains; shuffled."""
+    rng = np.random.default_rng(seed)
+    centres = apart * np.linalg.qr(rng.normal(size=(dim, dim)))[0][: len(sizes)]
+    true = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return centres[true] + rng.normal(size=(len(true), dim)), true
+
+
+def test_domains_and_their_number() -> None:
+    x, true = blobs([200, 150, 100])
+    found = discover_domains(x)
+    assert found.num_domains == 3
+    # Named by size.
+    known = found.domains >= 0
+    assert known.mean() > 0.98
+    np.testing.assert_array_equal(found.domains[known], true[known])
+    assert (found.confidence[known] > 0.9).all() and found.agreement > 0.95
+    assert [c.num_domains for c in found.candidates] == list(range(2, 9))
+    table = found.table()
+    assert table.names == ("domain-0", "domain-1", "domain-2") and len(table) == 450
+
+
+def test_one_domain_is_one() -> None:
+    x, _ = blobs([400])
+    found = discover_domains(x)
+    assert found.num_domains == 1
+    assert (found.domains == 0).all() and (found.confidence == 1).all()
+    # Who knows better gets what was asked for.
+    assert discover_domains(x, 2).num_domains == 2
+
+
+def test_very_unequal_sizes() -> None:
+    x, true = blobs([600, 100, 30])
+    found = discover_domains(x, 3)
+    assert adjusted_mutual_info_score(true, found.domains) > 0.95
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_does_not_matter(random) -> None:
+    x, _ = blobs([60, 40, 30], apart=4)
+    order = list(range(len(x)))
+    random.shuffle(order)
+    one, other = discover_domains(x, 3), discover_domains(x[order], 3)
+    np.testing.assert_array_equal(one.domains[order], other.domains)
+    np.testing.assert_array_equal(one.confidence[order], other.confidence)
+
+
+def test_foreign_samples_are_outliers() -> None:
+    x, true = blobs([200, 200])
+    strange = np.random.default_rng(1).normal(size=(20, 10)) * 60
+    found = discover_domains(np.concatenate([x, strange]), 2)
+    assert (found.domains[400:] == -1).mean() > 0.8
+    assert (found.confidence[found.domains == -1] == 0).all()
+    assert (found.domains[:400] == -1).mean() < 0.05
+    assert adjusted_mutual_info_score(true, found.domains[:400]) > 0.9
+
+
+def styled(content_apart: float, style_apart: float):
+    """Images whose halves share their style and differ in content."""
+    rng = np.random.default_rng(0)
+    n, dim = 400, 12
+    style, content = rng.integers(0, 2, n), rng.integers(0, 2, (n, 2))
+    halves = rng.normal(0, 0.3, (n, 2, dim))
+    halves[:, :, 0] += style_apart * style[:, None]
+    halves[:, :, 1] += content_apart * content
+    # Left and right, and upper and lower, by the same rule.
+    whole = halves.mean(1).astype(np.float32)
+    return StyleFeatures(whole, np.tile(halves, (1, 2, 1)).astype(np.float32), {}), style
+
+
+def test_what_varies_within_images_is_not_style() -> None:
+    features, style = styled(content_apart=6, style_apart=2)
+    found = discover_domains(features, 2)
+    assert adjusted_mutual_info_score(style, found.domains) > 0.9
+    assert found.halves > 0.9 and not found.follows_content
+    # Without the halves, the larger difference wins.
+    blind = discover_domains(features.whole, 2)
+    assert adjusted_mutual_info_score(style, blind.domains) < 0.5
+
+
+def test_clusters_of_content_are_told() -> None:
+    features, _ = styled(content_apart=6, style_apart=0)
+    assert discover_domains(features, 2).follows_content
+
+
+def test_styles_of_drawings() -> None:
+    dataset = make_dataset(each=40, size=64)
+    true, shapes = dataset.domains.index, dataset.labels["class"].index
+    found = discover_domains(style_features(dataset), 3).domains
+    pixels = dataset.read.batch(np.arange(len(dataset))).reshape(len(dataset), -1)
+    by_pixels = KMeans(3, n_init=3, random_state=0).fit_predict(pixels / 255)
+    agreement = adjusted_mutual_info_score(true, found)
+    assert agreement > adjusted_mutual_info_score(true, by_pixels)
+    # What they show is not what they were told apart by.
+    assert agreement > 5 * adjusted_mutual_info_score(shapes, found)
+
+
+def test_previous_domains_say_where_to_look() -> None:
+    """A difference that matters, in noise that is larger: the domains so far point to it."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 2, 600)
+    x = rng.normal(size=(600, 20))
+    x[:, 0] += 5 * true
+    x[:, 1:9] += 4 * rng.integers(0, 2, (600, 8))
+    noisy = np.where(rng.random(600) < 0.2, 1 - true, true)
+    found = discover_domains(x, 2, previous=noisy)
+    assert adjusted_mutual_info_score(true, found.domains) > 0.9
+    assert adjusted_mutual_info_score(true, noisy) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("features", "num_domains", "message"),
+    [
+        (np.zeros((1, 4)), None, "1 image"),
+        (np.zeros((5, 4)) + np.arange(5)[:, None], 3, "too few to find 3"),
+        (np.ones((50, 4)), None, "very same features"),
+        (np.full((50, 4), np.nan), None, "not finite"),
+        (np.zeros((50, 4, 2)), None, "shape"),
+        (np.zeros((50, 4)), 1, "from 2 on"),
+        (np.zeros((50, 4)), (5, 3), "least, most"),
+    ],
+)
+def test_what_cannot_be_clustered(features, num_domains, message) -> None:
+    with pytest.raises(DdmError, match=message):
+        discover_domains(features, num_domains)
+
+
+def test_a_handful_of_images() -> None:
+    x, _ = blobs([3, 3], apart=50)
+    found = discover_domains(x, 2)
+    assert found.num_domains == 2 and len(found.domains) == 6
+    assert discover_domains(x).num_domains in (1, 2)
+
+
+# --- during pre-training -------------------------------------------------------------------------
+
+
+def test_matching_against_all_permutations() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        new, old = rng.integers(-1, 4, (2, 60))
+        match = match_domains(new, old, 4)
+        both = (new >= 0) & (old >= 0)
+
+        def common(p, new=new, old=old, both=both):
+            return (np.asarray(p)[new[both]] == old[both]).sum()
+
+        assert sorted(match) == [0, 1, 2, 3]
+        assert common(match) == max(common(p) for p in itertools.permutations(range(4)))
+
+
+def test_changes_are_damped() -> None:
+    def found(domains, confidence) -> Discovery:
+        sure = np.array(confidence, np.float32)
+        space = np.zeros((len(domains), 2), np.float32)
+        return Discovery(np.array(domains), sure, 2, (), 1.0, None, space)
+
+    old = DomainTable(np.array([0, 0, 0, 1, 1, -1, -1]), ("a", "b"))
+    # Domain 1 of the new ones is "a": most of its samples were there.
+    new = found([1, 1, 0, 0, -1, 0, 1], [0.9, 0.9, 0.9, 0.9, 0, 0.5, 0.95])
+    after = damp_changes(old, new)
+    assert after.names == ("a", "b")
+    # The third moved; the fifth, an outlier now, stays; the sixth is not sure enough.
+    assert after.index.tolist() == [0, 0, 1, 1, 1, -1, 0]
+    np.testing.assert_allclose(after.confidence, [0.9, 0.9, 0.9, 0.9, 1, 0, 0.95], atol=1e-6)

@@ -1,0 +1,231 @@
+"""Discovered domains in tables, in pre-training, and found anew while training."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import adjusted_mutual_info_score
+
+from ddm.cli import main
+from ddm.data import load_images
+from ddm.domains import DomainTable
+from ddm.errors import DdmError
+from ddm.evaluate import evaluate
+from ddm.pretrain import Pretraining, pretrain, resume
+from ddm.pseudo_domains import FeatureMemory, discover, rediscover
+from synthetic import make_dataset, write_folder
+from test_pretrain import Stop, assert_same_run, config, stop_at
+
+
+@pytest.fixture(scope="module")
+def heap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three styles at several depths, whose folders say nothing of their style."""
+    source = write_folder(tmp_path_factory.mktemp("source"), each=10)
+    root = tmp_path_factory.mktemp("heap") / "images"
+    for i, path in enumerate(sorted(source.rglob("*.png"))):
+        place = root / ("a" if i % 2 else "b/c") / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    return root
+
+
+def test_a_table_to_train_with(heap: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tables" / "domains.parquet"
+    found, dataset = discover(str(heap), output, 3)
+    frame = pd.read_parquet(output)
+    assert list(frame.columns) == ["path", "domain", "confidence"]
+    assert len(frame) == len(dataset) == 90
+    assert set(frame["domain"]) <= {"domain-0", "domain-1", "domain-2", ""}
+    # It is a manifest, wherever it lies: paths are relative to it.
+    again = load_images(str(output), 32)
+    assert again.domains.names == ("domain-0", "domain-1", "domain-2")
+    np.testing.assert_array_equal(again.domains.index, found.domains)
+    run = pretrain(config(tmp_path, images=str(output), epochs=1))
+    assert run.encoder_file.exists()
+
+
+def test_a_manifest_keeps_its_columns_and_its_domains_are_not_looked_at(
+    heap: Path, tmp_path: Path
+) -> None:
+    paths = sorted(str(p.relative_to(heap.parent)) for p in heap.rglob("*.png"))
+    manifest = heap.parent / "list.csv"
+    wrong = [f"wrong-{i % 4}" for i in range(len(paths))]
+    classes = [f"class-{i % 3}" for i in range(len(paths))]
+    pd.DataFrame({"path": paths, "domain": wrong, "class": classes}).to_csv(manifest, index=False)
+    discover(str(manifest), tmp_path / "out.csv", 2)
+    frame = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert frame["class"].tolist() == classes
+    assert set(frame["domain"]) <= {"domain-0", "domain-1", ""}
+    with pytest.raises(DdmError, match="the manifest itself"):
+        discover(str(manifest), manifest, 2)
+
+
+def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "domains.csv"
+    assert main(["discover", str(heap), "-o", str(output), "--num_domains", "2-4"]) == 0
+    said = capsys.readouterr().out
+    assert "domains among 90 images" in said and f"ddm pretrain {output}" in said
+    page = output.with_suffix(".html").read_text()
+    for text in ("Most typical", "Most doubtful", "Number of domains", "Map of styles"):
+        assert text in page
+    assert 'src="http' not in page  # Nothing is loaded from elsewhere.
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_domains", "many"], "give a number"),
+        (["--num_domains", "1"], "from 2 on"),
+        (["--num_domains", "60"], "too few to find 60"),
+        (["-o", "domains.txt"], "ends in .parquet or .csv"),
+    ],
+)
+def test_bad_words(heap: Path, tmp_path: Path, capsys, monkeypatch, words, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["discover", str(heap), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_interrupted_nothing_is_half_written(heap: Path, tmp_path: Path, monkeypatch) -> None:
+    output = tmp_path / "domains.parquet"
+    output.write_bytes(b"an older one")
+
+    def full(self, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(OSError):
+        discover(str(heap), output, 2)
+    assert output.read_bytes() == b"an older one"
+    assert [p.name for p in tmp_path.iterdir()] == ["domains.parquet"]
+
+
+# --- pre-training --------------------------------------------------------------------------------
+
+
+def test_training_on_found_domains(tmp_path: Path) -> None:
+    dataset = make_dataset(each=20, size=32)
+    settings = config(tmp_path, epochs=1, domains="discover", held_out=["outline"], num_domains=2)
+    run = pretrain(settings, dataset)
+    table = run.load_pseudo_domains()
+    outline = dataset.domains.index == dataset.domains.names.index("outline")
+    # Held-out and test images were not looked at.
+    assert (table.index[outline] == -1).all()
+    assert (table.index[dataset.splits == "test"] == -1).all()
+    known = table.index >= 0
+    assert adjusted_mutual_info_score(dataset.domains.index[known], table.index[known]) > 0.9
+    # Judged by the given domains all the same.
+    rows = evaluate(run.path, dataset)["rows"]
+    assert {r["domain"] for r in rows} >= {"night", "filled", "outline"}
+
+
+def test_a_heap_is_trained_on_and_evaluated(heap: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, images=str(heap), epochs=1, domains="discover", num_domains=3)
+    rows = evaluate(pretrain(settings).path)["rows"]
+    assert {r["domain"] for r in rows} >= {"domain-0", "domain-1"}
+    assert {r["measure"] for r in rows} == {"leakage"}
+
+
+@pytest.mark.parametrize("checkpoint_steps", [0, 2])
+def test_resume_with_domains_found_anew(tmp_path, monkeypatch, checkpoint_steps) -> None:
+    dataset = make_dataset()
+    settings = dict(
+        domains="discover",
+        num_domains=3,
+        rediscover_every=1,
+        learning_rate=1e-2,
+        checkpoint_steps=checkpoint_steps,
+    )
+    whole = pretrain(config(tmp_path / "a", **settings), dataset)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path / "b", **settings), dataset)
+    resumed = resume(tmp_path / "b" / "run", dataset)
+    assert_same_run(whole, resumed)
+    one, other = whole.load_pseudo_domains(), resumed.load_pseudo_domains()
+    np.testing.assert_array_equal(one.index, other.index)
+    np.testing.assert_array_equal(one.confidence, other.confidence)
+    rows = pd.read_csv(whole.metrics_file)
+    found = rows[rows["domains_agreement"].notna()]
+    assert found["epoch"].tolist() == [0, 1]  # Not after the last one.
+    assert found["domains_true_agreement"].between(-0.1, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_domains=3), "domains discover"),
+        (dict(rediscover_every=3), "domains discover"),
+        (dict(domains="discover", num_domains=1), "at least 2"),
+    ],
+)
+def test_settings_that_contradict(tmp_path, changes, message) -> None:
+    with pytest.raises(DdmError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_one_domain_is_refused(tmp_path, monkeypatch) -> None:
+    dataset = make_dataset()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (len(dataset), 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(dataset.read, "images", noise)
+    with pytest.raises(DdmError, match="look like one domain"):
+        pretrain(config(tmp_path, domains="discover"), dataset)
+    assert not (tmp_path / "run").exists()
+
+
+# --- found anew ----------------------------------------------------------------------------------
+
+
+def test_the_memory_keeps_the_mean_of_the_views() -> None:
+    memory = FeatureMemory(np.array([3, 5, 8]), size=10, dim=2)
+    views = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[3.0, 0.0], [5.0, 4.0]]])
+    memory.add(torch.tensor([8, 3]), views)
+    features, seen = memory.joined()
+    assert seen.tolist() == [True, False, True]
+    np.testing.assert_allclose(features, [[4, 4], [0, 0], [2, 1]])
+    later = FeatureMemory(np.array([3, 5, 8]), size=10, dim=2)
+    later.load(memory.state(), rank=0)
+    np.testing.assert_array_equal(later.joined()[0], features)
+    # What other ranks had seen is counted once: by the first.
+    later.load(memory.state(), rank=1)
+    assert not later.joined()[1].any()
+
+
+def test_mistakes_are_corrected_and_unseen_images_stay() -> None:
+    rng = np.random.default_rng(0)
+    n = 300
+    true = rng.integers(0, 2, n)
+    features = rng.normal(size=(n, 6)).astype(np.float32)
+    features[:, 0] += 8 * true
+    wrong = rng.random(n) < 0.15
+    table = DomainTable(np.where(wrong, 1 - true, true), ("domain-0", "domain-1"))
+    memory = FeatureMemory(np.arange(n), n, 6)
+    seen = np.arange(0, n - 10)
+    memory.add(torch.from_numpy(seen), torch.from_numpy(features[seen])[None])
+    after, figures = rediscover(table, memory, seed=0)
+    assert (after.index[seen] == true[seen]).mean() > 0.98
+    np.testing.assert_array_equal(after.index[n - 10 :], table.index[n - 10 :])
+    assert figures["domains_moved"] == pytest.approx(wrong[seen].mean(), abs=0.02)
+    assert 0 < figures["domains_agreement"] < 1
+
+
+def test_features_that_collapse_leave_the_domains_alone(tmp_path, monkeypatch, capsys) -> None:
+    whole = Pretraining.training_step
+
+    def dead(self, batch, batch_idx):
+        loss = whole(self, batch, batch_idx)
+        self.memory.features.zero_()
+        return loss
+
+    monkeypatch.setattr(Pretraining, "training_step", dead)
+    settings = dict(domains="discover", num_domains=3, rediscover_every=1, epochs=2)
+    run = pretrain(config(tmp_path, **settings), make_dataset())
+    assert "the domains stay as they are" in capsys.readouterr().err
+    assert run.encoder_file.exists()

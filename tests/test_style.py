@@ -1,0 +1,64 @@
+"""Style statistics against counting by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from ddm.style import HALVES, LUMINANCE, SATURATION, style_features, style_histograms
+from synthetic import make_dataset
+
+
+def joint_by_hand(image: np.ndarray) -> np.ndarray:
+    """Joint histogram of saturation and luminance of each quarter, pixel by pixel."""
+    height, width, _ = image.shape
+    counts = np.zeros((4, (len(SATURATION) + 1) * (len(LUMINANCE) + 1)))
+    for y in range(height):
+        for x in range(width):
+            r, g, b = (float(v) / 255 for v in image[y, x])
+            grey, spread = 0.299 * r + 0.587 * g + 0.114 * b, max(r, g, b) - min(r, g, b)
+            m = sum(grey > edge for edge in LUMINANCE)
+            s = sum(spread > edge for edge in SATURATION)
+            quarter = 2 * (y >= height // 2) + (x >= width // 2)
+            counts[quarter, s * (len(LUMINANCE) + 1) + m] += 1
+    return counts / (height * width / 4)
+
+
+def test_colours_are_counted() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    found = style_histograms(pixels)["colour"][0].numpy()
+    np.testing.assert_allclose(found, joint_by_hand(image), atol=1e-6)
+
+
+def test_gradients_of_a_step() -> None:
+    """A black and a white half: one column of large gradients, nothing else."""
+    pixels = torch.zeros(1, 3, 16, 16)
+    pixels[..., 8:] = 1
+    edges = style_histograms(pixels)["edges"][0].numpy()
+    # The first histogram: luminance x gradient; the step is seen from the dark side, at column 7.
+    by_gradient = edges[:, : 7 * 8].reshape(4, 7, 8).sum(1)
+    np.testing.assert_allclose(by_gradient[0], [7 / 8, *[0] * 6, 1 / 8], atol=1e-6)
+    np.testing.assert_allclose(by_gradient[1], [1, *[0] * 7], atol=1e-6)
+
+
+def test_halves_and_views() -> None:
+    dataset = make_dataset(each=3, size=64)
+    features = style_features(dataset, batch_size=7)
+    assert len(features) == len(dataset) and features.halves.shape[1] == len(HALVES)
+    columns = np.concatenate(list(features.views.values()))
+    assert (np.sort(columns) == np.arange(features.whole.shape[1])).all()
+    # Square roots of shares: left and right half together are the whole image.
+    mean = (features.halves[:, 0] ** 2 + features.halves[:, 1] ** 2) / 2
+    np.testing.assert_allclose(mean, features.whole**2, atol=1e-6)
+    some = style_features(dataset, np.array([5, 2]))
+    np.testing.assert_array_equal(some.whole, features.whole[[5, 2]])
+    colour = features.only("colour")
+    np.testing.assert_array_equal(colour.whole, features.whole[:, features.views["colour"]])
+
+
+@pytest.mark.parametrize("channels", [1, 8])
+def test_other_channels(channels: int) -> None:
+    pixels = torch.rand(2, channels, 16, 16)
+    for name, histograms in style_histograms(pixels).items():
+        assert torch.isfinite(histograms).all(), name
+        assert histograms.shape[:2] == (2, 4)
