@@ -10,11 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ddm.checkpoints import load_checkpoint
+from ddm.discovery import pseudo_names
+from ddm.domains import DomainTable
 from ddm.methods import METHODS
+from ddm.pseudo_domains import FeatureMemory, rediscover
 from ddm.run_folder import RunFolder
 from synthetic import write_folder
 
@@ -60,14 +64,33 @@ def flat(value, name=""):
     return {name: value}
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_domains_are_found_anew_in_what_both_ranks_saw(folder):
+    first, second = (torch.load(folder / f"found-{r}.pt", weights_only=True) for r in range(2))
+    assert len(first) == len(second) == 2  # Not after the last of three epochs.
+    for epoch, (one, other) in enumerate(zip(first, second, strict=True)):
+        for name in ("features", "seen", "before", "after"):
+            assert torch.equal(one[name], other[name]), name
+        # Each image was seen by one rank, and all of the epoch's by one of them.
+        assert (one["own"] + other["own"]).max() == 1
+        assert torch.equal(one["own"] + other["own"] > 0, one["seen"])
+        assert one["own"].any() and other["own"].any()
+        alone = FeatureMemory(np.arange(len(one["seen"])), len(one["seen"]), 24)
+        index = one["seen"].nonzero().flatten()
+        alone.add(index, one["features"][index][None])
+        table = DomainTable(one["before"].numpy(), pseudo_names(3))
+        after, _ = rediscover(table, alone, seed=epoch + 1)
+        assert after.index.tolist() == one["after"].tolist()
+
+
+@pytest.mark.parametrize("method", [*METHODS, "found"])
 def test_resume_on_two_ranks_equals_no_interruption(folder, method):
     whole, broken = RunFolder(folder / "whole" / method), RunFolder(folder / "broken" / method)
     states = []
     for run in (whole, broken):
         checkpoint = load_checkpoint(run.checkpoint_file)
-        kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
-        states.append(flat({k: checkpoint[k] for k in kept}))
+        kept = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "ddm_domains")
+        states.append(flat({k: checkpoint[k] for k in kept if k in checkpoint}))
+    assert ("ddm_domains" in checkpoint) == (method == "found")
     assert states[0].keys() == states[1].keys() and len(states[0]) > 50
     for name, value in states[0].items():
         other = states[1][name]

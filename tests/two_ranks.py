@@ -1,15 +1,20 @@
 """One of the two processes of `test_two_ranks.py`: whole, interrupted and resumed runs."""
 
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+import ddm.pretrain
 from ddm.config import ModuleConfig, PretrainConfig
+from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.methods import METHODS
 from ddm.pretrain import Pretraining, pretrain, resume
 from ddm.processes import is_first_process
+from ddm.pseudo_domains import FeatureMemory
 from synthetic import make_dataset
 
 
@@ -65,6 +70,46 @@ def work(folder: Path) -> None:
             raise AssertionError("it was to be interrupted")
         Pretraining.training_step = whole_step
         resume(folder / "broken" / method, dataset)
+
+    def found(run: str) -> PretrainConfig:
+        return replace(
+            settings("simclr", run),
+            output=str(folder / run / "found"),
+            domains="discover",
+            num_domains=3,
+            rediscover_every=1,
+            epochs=3,
+        )
+
+    # Domains found anew; what each rank saw and got.
+    whole_rediscovery = ddm.pretrain.rediscover
+    dumps: list[dict[str, torch.Tensor]] = []
+
+    def dumped(table: DomainTable, memory: FeatureMemory, seed: int) -> object:
+        own = memory.seen.clone()
+        features, seen = memory.joined()
+        after, figures = whole_rediscovery(table, memory, seed)
+        dumps.append(
+            {
+                "own": own,
+                "features": torch.from_numpy(features),
+                "seen": torch.from_numpy(seen),
+                "before": torch.from_numpy(table.index),
+                "after": torch.from_numpy(after.index),
+            }
+        )
+        return after, figures
+
+    ddm.pretrain.rediscover = dumped
+    pretrain(found("whole"), dataset)
+    rank = 0 if is_first_process() else 1
+    torch.save(dumps, folder / f"found-{rank}.pt")
+    Pretraining.training_step = broken
+    with suppress(Stop):
+        pretrain(found("broken"), dataset)
+    Pretraining.training_step = whole_step
+    resume(folder / "broken" / "found", dataset)
+    ddm.pretrain.rediscover = whole_rediscovery
 
     (folder / "norms.txt").write_text(" ".join(sorted(norms)))
 
