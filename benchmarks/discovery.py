@@ -3,6 +3,7 @@
     python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
     python benchmarks/discovery.py robustness    # unequal sizes, foreign images, duplicates, order
     python benchmarks/discovery.py training      # true, pseudo-, shuffled labels, no module
+    python benchmarks/discovery.py anew          # domains found anew while training
     python benchmarks/discovery.py scale         # time and memory beside scikit-learn
     python benchmarks/discovery.py table         # all of it, as Markdown
 
@@ -23,12 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from digits import make_digits
+from scipy.ndimage import gaussian_filter
 from scipy.stats import ttest_1samp
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
+import ddm.pretrain
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
@@ -166,21 +170,25 @@ def robustness(name: str, dataset: ImageDataset, features: StyleFeatures, seed: 
 
 
 def _foreign(count: int, rng: np.random.Generator) -> StyleFeatures:
-    """Images of no domain: noise, stripes, gradients and grainy blobs, each of its own colours."""
+    """Images of no domain, each of a style of its own: noise, stripes, ramps and rings in random
+    proportions, colours, sharpness, contrast and number of grey levels."""
     side = STYLE_SIZE
     y, x = np.mgrid[:side, :side] / side
     images = np.empty((count, side, side, 3), np.uint8)
     for i in range(count):
-        a, b = rng.uniform(0, 255, (2, 3))
-        kind = rng.integers(4)
-        if kind == 0:
-            t = rng.random((side, side))
-        elif kind == 1:
-            t = np.sin(rng.uniform(10, 80) * (x * rng.normal() + y * rng.normal())) / 2 + 0.5
-        elif kind == 2:
-            t = (x * rng.normal() + y * rng.normal()) % 1
-        else:
-            t = np.clip(rng.normal(np.hypot(x - 0.5, y - 0.5) * 2, 0.2), 0, 1)
+        kinds = [
+            rng.random((side, side)),
+            np.sin(rng.uniform(5, 120) * (x * rng.normal() + y * rng.normal())) / 2 + 0.5,
+            (x * rng.normal() + y * rng.normal()) % 1,
+            np.hypot(x - rng.random(), y - rng.random()) * rng.uniform(1, 12) % 1,
+        ]
+        share = rng.dirichlet([0.4] * 4)
+        t = gaussian_filter(np.tensordot(share, kinds, 1), rng.exponential(1.5))
+        t = np.clip((t - t.mean()) / (t.std() + 1e-6) * rng.uniform(0.1, 0.6) + 0.5, 0, 1)
+        if rng.random() < 0.5:
+            levels = rng.integers(2, 8)
+            t = np.round(t * levels) / levels
+        a, b = rng.uniform(0, 255, (2, 3)) if rng.random() < 0.7 else rng.uniform(0, 255, (2, 1))
         images[i] = a + (b - a) * t[:, :, None]
     dataset = ImageDataset(
         name="foreign",
@@ -240,6 +248,54 @@ def training(method: str, labels: str, seed: int) -> dict[str, Any]:
     kept = [r for r in rows if r["domain"] == "mean" and r["label"] != "subgroup"]
     about = {"method": method, "labels": labels, "seed": seed, "held_out": held_out}
     return {**about, "epochs": EPOCHS, "seconds": seconds, "pseudo": found, "rows": kept}
+
+
+def anew(seed: int) -> dict[str, Any]:
+    """SimCLR on emoji, domains found anew after every third epoch: do they get better?"""
+    dataset = load_images("emoji", 32)
+    names = dataset.domains.names
+    scratch = Path(tempfile.mkdtemp())
+    config = PretrainConfig(
+        output=str(scratch / "run"),
+        held_out=[names[seed % len(names)]],
+        size=32,
+        epochs=EPOCHS,
+        seed=seed,
+        accelerator="cpu",
+        domains="discover",
+        rediscover_every=3,
+    )
+    clock: list[float] = []
+    whole = ddm.pretrain.rediscover
+
+    def timed(*given: Any) -> Any:
+        began = time.perf_counter()
+        answer = whole(*given)
+        clock.append(time.perf_counter() - began)
+        return answer
+
+    first = ddm.pretrain.pseudo_domains(config, dataset)
+    assert first is not None
+    known = first.index >= 0
+    ddm.pretrain.rediscover = timed
+    began = time.perf_counter()
+    run = pretrain(config, dataset)
+    seconds = time.perf_counter() - began
+    ddm.pretrain.rediscover = whole
+    rows = pd.read_csv(run.metrics_file)
+    rows = rows[rows["domains_agreement"].notna()]
+    shutil.rmtree(scratch)
+    return {
+        "seed": seed,
+        "held_out": config.held_out,
+        "found": first.num_domains,
+        "epochs": [0, *rows["epoch"].tolist()],
+        "ami": [ami(dataset.domains.index[known], first.index[known])]
+        + rows["domains_true_agreement"].tolist(),
+        "moved": rows["domains_moved"].tolist(),
+        "seconds": clock,
+        "seconds_of_the_run": seconds,
+    }
 
 
 # --- scale ---------------------------------------------------------------------------------------
@@ -326,7 +382,7 @@ def table() -> str:
     for what in runs[0] if runs else ():
         if what not in ("source", "seed", "versions", "machine"):
             line(what, lambda r, what=what: r[what])
-    lines += ["", *_training_table(), "", *_scale_table()]
+    lines += ["", *_training_table(), "", *_anew_table(), "", *_scale_table()]
     return "\n".join(lines)
 
 
@@ -388,6 +444,17 @@ def _gap(gaps: np.ndarray[Any, Any]) -> str:
     return f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.1f}; {p:.2f})"
 
 
+def _anew_table() -> Iterator[str]:
+    yield "Found anew after every third epoch, SimCLR on emoji: AMI with the true domains."
+    yield ""
+    yield "| held out | found | before training | after epochs 3, 6, 9 | share of the time |"
+    yield "|---|---|---|---|---|"
+    for r in load("anew"):
+        later = ", ".join(f"{value:.2f}" for value in r["ami"][1:])
+        share = 100 * sum(r["seconds"]) / r["seconds_of_the_run"]
+        yield f"| {r['held_out'][0]} | {r['found']} | {r['ami'][0]:.2f} | {later} | {share:.1f}% |"
+
+
 def _scale_table() -> Iterator[str]:
     runs = {(r["count"], r["how"]): r for r in load("scale")}
     yield f"{SCALE_DIM}-d features: seconds, peak memory in MB (before it), AMI."
@@ -409,7 +476,8 @@ def _scale_table() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", choices=["agreement", "robustness", "training", "scale", "table", "one-scale"]
+        "what",
+        choices=["agreement", "robustness", "training", "anew", "scale", "table", "one-scale"],
     )
     parser.add_argument("rest", nargs="*")
     options = parser.parse_args()
@@ -432,6 +500,9 @@ def main() -> None:
                         f"training_{method}_{labels}_{seed}",
                         lambda m=method, b=labels, s=seed: training(m, b, s),
                     )
+    if options.what == "anew":
+        for seed in SEEDS:
+            once(f"anew_{seed}", lambda s=seed: anew(s))
     if options.what == "scale":
         for count in SCALES:
             for how in HOW:
