@@ -277,6 +277,7 @@ def anew(seed: int) -> dict[str, Any]:
     first = ddm.pretrain.pseudo_domains(config, dataset)
     assert first is not None
     known = first.index >= 0
+    before = ami(dataset.domains.index[known], first.index[known])
     ddm.pretrain.rediscover = timed
     began = time.perf_counter()
     run = pretrain(config, dataset)
@@ -290,8 +291,7 @@ def anew(seed: int) -> dict[str, Any]:
         "held_out": config.held_out,
         "found": first.num_domains,
         "epochs": [0, *rows["epoch"].tolist()],
-        "ami": [ami(dataset.domains.index[known], first.index[known])]
-        + rows["domains_true_agreement"].tolist(),
+        "ami": [before, *rows["domains_true_agreement"].tolist()],
         "moved": rows["domains_moved"].tolist(),
         "seconds": clock,
         "seconds_of_the_run": seconds,
