@@ -98,8 +98,8 @@ def test_what_varies_within_images_is_not_style() -> None:
     assert adjusted_mutual_info_score(style, found.domains) > 0.9
     assert found.halves > 0.9 and not found.follows_content
     # Without the halves, the larger difference wins.
-    blind = discover_domains(features.whole, 2)
-    assert adjusted_mutual_info_score(style, blind.domains) < 0.5
+    blind = KMeans(2, n_init=3, random_state=0).fit_predict(features.whole)
+    assert adjusted_mutual_info_score(style, blind) < 0.5
 
 
 def test_clusters_of_content_are_told() -> None:
@@ -109,14 +109,9 @@ def test_clusters_of_content_are_told() -> None:
 
 def test_styles_of_drawings() -> None:
     dataset = make_dataset(each=40, size=64)
-    true, shapes = dataset.domains.index, dataset.labels["class"].index
-    found = discover_domains(style_features(dataset), 3).domains
-    pixels = dataset.read.batch(np.arange(len(dataset))).reshape(len(dataset), -1)
-    by_pixels = KMeans(3, n_init=3, random_state=0).fit_predict(pixels / 255)
-    agreement = adjusted_mutual_info_score(true, found)
-    assert agreement > adjusted_mutual_info_score(true, by_pixels)
-    # What they show is not what they were told apart by.
-    assert agreement > 5 * adjusted_mutual_info_score(shapes, found)
+    night = dataset.domains.index == dataset.domains.names.index("night")
+    found = discover_domains(style_features(dataset), 2).domains
+    assert adjusted_mutual_info_score(night, found) > 0.9
 
 
 def test_previous_domains_say_where_to_look() -> None:
@@ -128,16 +123,17 @@ def test_previous_domains_say_where_to_look() -> None:
     x[:, 1:9] += 4 * rng.integers(0, 2, (600, 8))
     noisy = np.where(rng.random(600) < 0.2, 1 - true, true)
     found = discover_domains(x, 2, previous=noisy)
-    assert adjusted_mutual_info_score(true, found.domains) > 0.9
-    assert adjusted_mutual_info_score(true, noisy) < 0.4
+    mended = adjusted_mutual_info_score(true, found.domains)
+    assert mended > 0.8 and mended > 2 * adjusted_mutual_info_score(true, noisy)
 
 
 @pytest.mark.parametrize(
     ("features", "num_domains", "message"),
     [
-        (np.zeros((1, 4)), None, "1 image"),
+        (np.zeros((1, 4)), None, "1 different image"),
         (np.zeros((5, 4)) + np.arange(5)[:, None], 3, "too few to find 3"),
-        (np.ones((50, 4)), None, "very same features"),
+        (np.ones((50, 4)), None, "1 different image"),
+        (1 + 1e-9 * np.random.default_rng(0).normal(size=(50, 4)), None, "hardly differ"),
         (np.full((50, 4), np.nan), None, "not finite"),
         (np.zeros((50, 4, 2)), None, "shape"),
         (np.zeros((50, 4)), 1, "from 2 on"),
@@ -147,6 +143,17 @@ def test_previous_domains_say_where_to_look() -> None:
 def test_what_cannot_be_clustered(features, num_domains, message) -> None:
     with pytest.raises(DdmError, match=message):
         discover_domains(features, num_domains)
+
+
+def test_copies_add_nothing() -> None:
+    """Nine in ten images are copies of one."""
+    x, true = blobs([60, 40])
+    copies = np.concatenate([x, np.repeat(x[:1], 900, 0)])
+    one, other = discover_domains(x, 2), discover_domains(copies, 2)
+    assert adjusted_mutual_info_score(true, one.domains) > 0.9
+    # The names go by size, and the sizes have changed.
+    assert adjusted_mutual_info_score(one.domains, other.domains[:100]) > 0.95
+    assert len(np.unique(other.domains[100:])) == 1
 
 
 def test_a_handful_of_images() -> None:

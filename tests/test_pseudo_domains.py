@@ -80,6 +80,7 @@ def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
         (["--num_domains", "1"], "from 2 on"),
         (["--num_domains", "60"], "too few to find 60"),
         (["-o", "domains.txt"], "ends in .parquet or .csv"),
+        (["-o", "domains.csv", "--page", "domains.csv"], "name ends in .html"),
     ],
 )
 def test_bad_words(heap: Path, tmp_path: Path, capsys, monkeypatch, words, message) -> None:
@@ -155,6 +156,30 @@ def test_resume_with_domains_found_anew(tmp_path, monkeypatch, checkpoint_steps)
     found = rows[rows["domains_agreement"].notna()]
     assert found["epoch"].tolist() == [0, 1]  # Not after the last one.
     assert found["domains_true_agreement"].between(-0.1, 1).all()
+    assert (found["domains_moved"] > 0).any()
+
+
+def test_resume_of_a_heap_knows_no_truth(heap: Path, tmp_path: Path, monkeypatch) -> None:
+    settings = dict(images=str(heap), domains="discover", num_domains=3, rediscover_every=1)
+    whole = pretrain(config(tmp_path / "a", **settings))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path / "b", **settings))
+    assert_same_run(whole, resume(tmp_path / "b" / "run"))
+    assert "domains_true_agreement" not in whole.metrics_file.read_text()
+
+
+def test_found_again_where_a_kill_came_before_the_table(tmp_path: Path, monkeypatch) -> None:
+    dataset = make_dataset()
+    settings = dict(domains="discover", num_domains=3)
+    whole = pretrain(config(tmp_path / "a", **settings), dataset)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path / "b", **settings), dataset)
+    (tmp_path / "b" / "run" / "pseudo_domains.parquet").unlink()
+    assert_same_run(whole, resume(tmp_path / "b" / "run", dataset))
 
 
 @pytest.mark.parametrize(

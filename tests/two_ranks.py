@@ -1,7 +1,6 @@
 """One of the two processes of `test_two_ranks.py`: whole, interrupted and resumed runs."""
 
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +104,12 @@ def work(folder: Path) -> None:
     rank = 0 if is_first_process() else 1
     torch.save(dumps, folder / f"found-{rank}.pt")
     Pretraining.training_step = broken
-    with suppress(Stop):
+    try:
         pretrain(found("broken"), dataset)
+    except Stop:
+        pass
+    else:
+        raise AssertionError("it was to be interrupted")
     Pretraining.training_step = whole_step
     resume(folder / "broken" / "found", dataset)
     ddm.pretrain.rediscover = whole_rediscovery

@@ -189,6 +189,9 @@ def _discover(options: Namespace) -> None:
     from ddm.pseudo_domains import discover
 
     output = Path(options.output)
+    page = Path(options.page) if options.page else output.with_suffix(".html")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise DdmError(f"--page {page}: a page's name ends in .html")
     numbers = _number_of_domains(options.num_domains)
     found, dataset = discover(
         options.images, output, numbers, options.seed, options.channels, options.strict
@@ -199,9 +202,11 @@ def _discover(options: Namespace) -> None:
     print("\n".join(headline(found, len(dataset))))
     for name, count in zip(found.table().names, found.table().counts(), strict=True):
         print(f"  {name}: {count:,} images")
-    page = Path(options.page) if options.page else output.with_suffix(".html")
     print(f"{write_discovery_page(found, dataset, output, page)}: to look at")
-    print(f"Next: ddm pretrain {output}")
+    if found.num_domains > 1 and Path(options.images).exists():
+        print(f"Next: look at the page, correct the table, ddm pretrain {output}")
+    elif found.num_domains > 1:
+        print(f"Next: ddm pretrain {options.images} --domains discover")
 
 
 def _number_of_domains(text: str | None) -> int | tuple[int, int] | None:

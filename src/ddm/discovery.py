@@ -8,20 +8,19 @@ different clusterings agree best. The paper's own procedure is not public; this 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
+from scipy.linalg import eigh, qr
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.metrics import adjusted_rand_score, cohen_kappa_score, silhouette_score
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
@@ -32,20 +31,24 @@ Ints = NDArray[np.int64]
 
 #: Numbers of domains that are tried where none is given.
 NUM_DOMAINS = (2, 8)
-#: Dimensions of the space; clusterings see its first 4, 8 or all 16.
-DIMENSIONS = (4, 8, 16)
-#: A number of domains is believed from this score on; below it all images are one domain. Single
-#: domains of emoji and digits score up to 0.37, several of them together from 0.44 on
-#: (benchmarks/discovery.py).
-BELIEVED = 0.40
-#: The largest number of domains whose score comes this close to the best one is chosen.
-NEARLY = 0.85
+#: Dimensions of the space; clusterings see its first 8 or all 16.
+DIMENSIONS = (8, 16)
+#: Neighbours in the graphs that are cut.
+GRAPH_NEIGHBOURS = (10, 20, 30)
+#: What the faint edges that join every sample to all others weigh, as a share of all others.
+FAINT = 0.001
+#: Neighbours that tell a sample's domain where it was not clustered itself.
+NEAREST = 15
+#: A number of domains is believed from this score on; below it all images are one domain. Chosen
+#: between the scores of single domains of emoji and digits and those of several together, a narrow
+#: gap on two data sets (benchmarks/discovery.py).
+BELIEVED = 0.42
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
 #: Samples that clusterings are fitted to, however many there are.
-FIT_SAMPLES = 20_000
+FIT_SAMPLES = 10_000
 #: Samples that one of the clusterings is fitted to.
-ONE_FIT = 5_000
+ONE_FIT = 3_000
 #: Samples that silhouettes, which grow with their square, are taken over.
 SILHOUETTE_SAMPLES = 2_000
 #: Whether a sample is alone is seen at its tenth neighbour, among at most so many samples.
@@ -83,12 +86,13 @@ class Discovery:
 
     Args:
         domains: of each sample, shape (N,), the largest domain first; -1 for outliers.
-        confidence: share of the clusterings that put the sample there, shape (N,), in [0, 1].
+        confidence: share of the votes that put the sample there, those of its neighbours in each
+            clustering; shape (N,), in [0, 1].
         num_domains: how many there are.
         candidates: the numbers that were tried, in rising order; empty where none was to choose.
         agreement: of the clusterings, as in :class:`Candidate`; 1 for a single domain.
         halves: Cohen's kappa between the domains that the two halves of an image would get;
-            None where features of halves were not given.
+            None where features of halves were not given, or all would get the same.
         space: the samples in the space that was clustered, shape (N, d).
     """
 
@@ -123,8 +127,8 @@ def discover_domains(
 ) -> Discovery:
     """Find domains without labels.
 
-    The order of the samples does not matter: they are worked on in the order of a hash of their
-    features. Time and memory grow linearly with their number.
+    Neither the order of the samples nor how often each is there matters: different ones are worked
+    on in the order of a hash of their features. Time and memory grow linearly with their number.
 
     Args:
         features: of style (:func:`ddm.style.style_features`), or any array of shape (N, D), such as
@@ -136,7 +140,8 @@ def discover_domains(
             style are then looked at along the directions in which these domains differ.
 
     Raises:
-        DdmError: fewer samples than domains, features that are not finite or do not vary.
+        DdmError: fewer different samples than two a domain, features that are not finite or
+            hardly vary, fewer domains with samples than asked for.
 
     Example:
         >>> found = discover_domains(style_features(dataset))
@@ -144,96 +149,110 @@ def discover_domains(
     """
     whole = features.whole if isinstance(features, StyleFeatures) else features
     numbers = _numbers(num_domains)
-    _check(whole, max(numbers) if len(numbers) == 1 else 2)
-    numbers = [k for k in numbers if k <= len(whole) // 2] or numbers[:1]
-    order = _canonical_order(whole)
-    fitted = order[:FIT_SAMPLES]
+    if previous is not None and previous.shape != (len(whole),):
+        raise DdmError(f"previous has shape {previous.shape}, but there are {len(whole)} samples")
+    _check(whole)
+    distinct = _distinct(features)
+    if len(distinct) < 2 * numbers[0]:
+        raise DdmError(
+            f"{len(distinct)} different image(s) are too few to find {numbers[0]} domains in: two "
+            "a domain at least; add images, or look for fewer"
+        )
+    numbers = [k for k in numbers if 2 * k <= len(distinct)]
+    given = num_domains is not None and not isinstance(num_domains, tuple)
+    try:
+        return _discover(features, distinct, numbers, given, seed, previous)
+    except (ArpackError, np.linalg.LinAlgError) as error:
+        raise DdmError(
+            f"the features of the images hardly differ, or differ by too much, to be clustered "
+            f"({' '.join(str(error).split())})"
+        ) from None
+
+
+def _discover(
+    features: StyleFeatures | NDArray[Any],
+    distinct: Ints,
+    numbers: list[int],
+    given: bool,
+    seed: int,
+    previous: Ints | None,
+) -> Discovery:
+    fitted = distinct[:FIT_SAMPLES]
     space, halves = _embed(features, fitted, previous)
     # What lies far from everything would bend the space and take clusters of its own: a second
     # time without it.
     fitted = fitted[_not_alone(space[fitted])]
     space, halves = _embed(features, fitted, previous)
     x = space[fitted]
-    start = None
-    if previous is not None and halves is None:
-        so_far = previous[fitted]
-        start = [x[so_far == k].mean(0) for k in np.unique(so_far[so_far != UNKNOWN])]
-    candidates: list[Candidate] = []
-    ensembles: dict[int, _Ensemble] = {}
-    for k in numbers:
-        ensembles[k] = _Ensemble.fit(x, k, seed, start)
-        candidates.append(ensembles[k].rate(x))
-    chosen = _choose(candidates)
-    if len(numbers) == 1:
-        chosen = numbers[0]
+    if not np.isfinite(space).all() or not (x.std(0) > 1e-6).any():
+        raise np.linalg.LinAlgError("no direction in which they differ")
+    # As many vectors whatever is asked for: a number found and the same one given agree.
+    ensemble = _Ensemble(x, max(*numbers, NUM_DOMAINS[1]), seed)
+    candidates = [ensemble.rate(k) for k in numbers]
+    chosen = numbers[0] if given else _choose(candidates)
+    n = len(space)
     if chosen == 1:
-        n = len(whole)
         ones = np.ones(n, np.float32)
         return Discovery(np.zeros(n, np.int64), ones, 1, tuple(candidates), 1.0, None, space)
-    ensemble = ensembles[chosen]
-    votes = ensemble.vote(space)
-    labels, confidence = votes.argmax(1), votes.max(1).astype(np.float32)
+    spread = _Spread(x, ensemble.votes(chosen)[0])
+    votes = spread(space)
+    labels, confidence = votes.argmax(1), votes.max(1)
+    came_out = len(np.unique(labels))
+    if came_out < chosen:
+        raise DdmError(f"only {came_out} of {chosen} domains have images; look for fewer")
     # By size, so that a name does not hang on which cluster was found first; a tie by the place in
     # the space.
     sizes = np.bincount(labels, minlength=chosen)
     first = np.array([space[labels == k, 0].mean() if sizes[k] else 0 for k in range(chosen)])
     rank = np.empty(chosen, np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(chosen)
-    kappa = None if halves is None else _halves_kappa(ensemble, halves)
+    kappa = None if halves is None else _halves_kappa(spread, halves)
     labels = rank[labels]
     outlier = _outliers(space, labels, chosen, fitted)
     labels[outlier] = UNKNOWN
     confidence[outlier] = 0
     agreement = next(c.agreement for c in candidates if c.num_domains == chosen)
-    tried = tuple(candidates) if len(numbers) > 1 else ()
+    tried = () if given else tuple(candidates)
     return Discovery(labels, confidence, chosen, tried, agreement, kappa, space)
 
 
 def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
-    low, high = (
-        NUM_DOMAINS
-        if num_domains is None
-        else (num_domains if isinstance(num_domains, tuple) else (int(num_domains),) * 2)
-    )
+    if num_domains is None:
+        num_domains = NUM_DOMAINS
+    low, high = num_domains if isinstance(num_domains, tuple) else (num_domains, num_domains)
     if not 2 <= low <= high:
         raise DdmError(f"num_domains={num_domains}: give a number from 2 on, or (least, most)")
-    return list(range(low, high + 1))
+    return list(range(int(low), int(high) + 1))
 
 
-def _check(x: NDArray[Any], num_domains: int) -> None:
+def _check(x: NDArray[Any]) -> None:
     if x.ndim != 2:
         raise DdmError(f"features must have shape (N, D), not {x.shape}")
-    if len(x) < 2 * num_domains:
-        raise DdmError(
-            f"{len(x)} image(s) are too few to find {num_domains} domains in: two a domain at "
-            "least; add images, or look for fewer"
-        )
-    varies = False
     for start in range(0, len(x), CHUNK):
-        part = np.asarray(x[start : start + CHUNK])
-        bad = ~np.isfinite(part).all(1)
+        bad = ~np.isfinite(np.asarray(x[start : start + CHUNK])).all(1)
         if bad.any():
             raise DdmError(
                 f"features of sample {start + int(bad.argmax())} are not finite, and of "
                 f"{int(bad.sum())} in all near it; the encoder has diverged, or the file is damaged"
             )
-        varies |= bool((part != x[0]).any())
-    if not varies:
-        raise DdmError(f"all {len(x)} images have the very same features: there is nothing to find")
 
 
-def _canonical_order(x: NDArray[Any]) -> Ints:
-    """An order that hangs on the features alone, and is as good as random."""
-    keys = np.fromiter(
-        (
-            int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big")
-            for start in range(0, len(x), CHUNK)
-            for row in np.ascontiguousarray(x[start : start + CHUNK])
-        ),
-        np.uint64,
-        len(x),
+def _distinct(features: StyleFeatures | NDArray[Any]) -> Ints:
+    """Samples that differ, one of each kind, in the order of a hash of their features.
+
+    The order hangs on the features alone, and is as good as random. Copies add nothing to what can
+    be found, and many of one image would be a cluster.
+    """
+    parts: list[NDArray[Any]] = (
+        [features.whole, features.halves] if isinstance(features, StyleFeatures) else [features]
     )
-    return np.argsort(keys, kind="stable").astype(np.int64)
+    keys = np.empty(len(parts[0]), np.uint64)
+    for start in range(0, len(keys), CHUNK):
+        chunk = [np.ascontiguousarray(part[start : start + CHUNK]) for part in parts]
+        for i, rows in enumerate(zip(*chunk, strict=True)):
+            digest = hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=8)
+            keys[start + i] = int.from_bytes(digest.digest(), "big")
+    return np.unique(keys, return_index=True)[1].astype(np.int64)
 
 
 def _embed(
@@ -305,110 +324,144 @@ def _not_alone(x: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class _Ensemble:
-    """Several clusterings into the same number of clusters, which vote.
+class _Member:
+    """One spectral clustering, into any number of clusters.
 
-    k-means and Gaussian mixtures, in spaces of several dimensions, each fitted to another part of
-    the samples: what they agree on hangs on none of these choices.
+    Args:
+        samples: which samples it was fitted to, shape (n,).
+        vectors: leading eigenvectors of the normalised graph of neighbours, shape (n, V).
+        dimensions: of the space that it saw.
     """
 
-    models: Sequence[Any]
-    dimensions: Sequence[int]
-    matches: Sequence[Ints]
-    num_domains: int
-    agreement: float
+    samples: Ints
+    vectors: Floats
+    dimensions: int
 
     @classmethod
     def fit(
-        cls,
-        x: NDArray[np.float32],
-        num_domains: int,
-        seed: int,
-        start: Sequence[NDArray[np.float32]] | None = None,
-    ) -> _Ensemble:
-        """Fit the clusterings, from centres to start with if there is one for each domain."""
-        models: list[Any] = []
-        dimensions: list[int] = []
-        size = min(ONE_FIT, max(2 * num_domains, len(x) * 7 // 10))
-        rng = np.random.default_rng([seed, num_domains])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            for dims in DIMENSIONS:
-                for repeat in range(2):
-                    part = np.sort(rng.permutation(len(x))[:size])
-                    chosen = np.ascontiguousarray(x[part, :dims], np.float64)
-                    state = int(rng.integers(1 << 31))
-                    means = None
-                    kmeans = KMeans(num_domains, n_init=2, random_state=state)
-                    if start is not None and len(start) == num_domains:
-                        means = np.stack(start)[:, :dims].astype(np.float64)
-                        kmeans.set_params(init=means, n_init=1)
-                    kmeans.fit(chosen)
-                    if means is None and repeat:
-                        means = kmeans.cluster_centers_
-                    mixture = GaussianMixture(
-                        num_domains,
-                        reg_covar=1e-3 * float(chosen.var(0).mean()) + 1e-9,
-                        means_init=means,
-                        init_params="k-means++",
-                        random_state=state,
-                    ).fit(chosen)
-                    models += [kmeans, mixture]
-                    dimensions += [dims, dims]
-        answers = [_predict(m, x, d) for m, d in zip(models, dimensions, strict=True)]
-        pairs = np.eye(len(models))
-        for i in range(len(models)):
+        cls, x: NDArray[np.float32], dims: int, neighbours: int, count: int, seed: int
+    ) -> _Member:
+        """Fit to a part of the samples."""
+        size = min(ONE_FIT, max(2 * count, len(x) * 4 // 5), len(x))
+        rng = np.random.default_rng([seed, dims, neighbours])
+        samples = np.sort(rng.permutation(len(x))[:size])
+        part = np.ascontiguousarray(x[samples, :dims], np.float64)
+        graph = kneighbors_graph(part, min(neighbours, size - 1), mode="connectivity")
+        graph = (graph + graph.T) / 2
+        # Faint edges between any two, the fainter the farther apart: else a handful of samples that
+        # only know each other would be a cluster (Amini et al., 2013, arXiv 1207.2340), and which
+        # parts of a graph in several parts belong together would be left to chance.
+        faint = euclidean_distances(part, squared=True)
+        faint = np.exp(-faint / faint.mean()).astype(np.float32)
+        faint *= FAINT * graph.sum() / faint.sum()
+        scale = 1 / np.sqrt(np.asarray(graph.sum(1)).ravel() + faint.sum(1))
+
+        def times(v: Floats) -> Floats:
+            scaled = scale * v.ravel()
+            joined: Floats = scale * (graph @ scaled + faint @ scaled.astype(np.float32))
+            return joined
+
+        operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
+        count = min(count, size - 1)
+        _, vectors = eigsh(operator, count, which="LA", v0=rng.random(size), tol=1e-6)
+        return cls(samples, vectors[:, ::-1], dims)
+
+    def clusters(self, num_clusters: int, neighbours: Ints) -> Ints:
+        """The cluster of every sample: that of most of its neighbours among the fitted ones.
+
+        Samples that are the same are thus in the same cluster, whichever of them was fitted to.
+        Column-pivoted QR of the eigenvectors (Damle, Minden & Ying, 2019, arXiv 1609.08251), which
+        needs no starting point.
+
+        Args:
+            num_clusters: K.
+            neighbours: nearest of the fitted samples for each sample, shape (N, NEAREST).
+        """
+        vectors = self.vectors[:, :num_clusters]
+        _, _, pivots = qr(vectors.T, pivoting=True, mode="economic")
+        left, _, right = np.linalg.svd(vectors[pivots[:num_clusters]].T)
+        labels = np.abs(vectors @ (left @ right)).argmax(1)
+        votes = np.eye(num_clusters, dtype=np.float32)[labels][neighbours].sum(1)
+        answer: Ints = votes.argmax(1)
+        return answer
+
+
+class _Ensemble:
+    """Several clusterings of the same samples, which vote.
+
+    Spectral clusterings in spaces of several dimensions, of graphs with fewer and more neighbours,
+    each fitted to another part of the samples: what they agree on hangs on none of these choices.
+    Clusters may be of any shape and size.
+    """
+
+    def __init__(self, x: NDArray[np.float32], count: int, seed: int) -> None:
+        self.x = x
+        self.members: list[tuple[_Member, Ints]] = []
+        for dims, neighbours in product(DIMENSIONS, GRAPH_NEIGHBOURS):
+            member = _Member.fit(x, dims, neighbours, count, seed)
+            among = NearestNeighbors(n_neighbors=_nearest(len(member.samples)))
+            among.fit(np.ascontiguousarray(x[member.samples, :dims]))
+            near = among.kneighbors(np.ascontiguousarray(x[:, :dims]), return_distance=False)
+            self.members.append((member, near))
+
+    def votes(self, num_domains: int) -> tuple[NDArray[np.float32], float]:
+        """Share of the votes that each domain gets, shape (N, K), and how well the clusterings
+        agree: the mean adjusted Rand index of each two of them."""
+        answers = [member.clusters(num_domains, near) for member, near in self.members]
+        pairs = np.eye(len(answers))
+        for i in range(len(answers)):
             for j in range(i):
                 pairs[i, j] = pairs[j, i] = adjusted_rand_score(answers[i], answers[j])
         # The one that the others agree with most gives the clusters their numbers.
         reference = answers[int(pairs.sum(0).argmax())]
-        matches = [match_domains(a, reference, num_domains) for a in answers]
-        others = len(models) * (len(models) - 1)
-        agreement = float((pairs.sum() - len(models)) / others)
-        return cls(models, dimensions, matches, num_domains, agreement)
+        votes = np.zeros((len(self.x), num_domains), np.float32)
+        for answer in answers:
+            match = match_domains(answer, reference, num_domains)
+            votes[np.arange(len(votes)), match[answer]] += 1 / len(answers)
+        others = len(answers) * (len(answers) - 1)
+        return votes, float((pairs.sum() - len(answers)) / others)
 
-    def vote(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Share of the votes that each domain gets, shape (len(x), K).
-
-        A mixture gives its posterior, k-means its whole vote.
-        """
-        votes = np.zeros((len(x), self.num_domains))
-        for start in range(0, len(x), CHUNK):
-            part = x[start : start + CHUNK]
-            of_part = votes[start : start + CHUNK]
-            for model, dims, match in zip(self.models, self.dimensions, self.matches, strict=True):
-                seen = np.ascontiguousarray(part[:, :dims], np.float64)
-                if isinstance(model, GaussianMixture):
-                    of_part[:, match] += model.predict_proba(seen)
-                else:
-                    of_part[np.arange(len(part)), match[model.predict(seen)]] += 1
-        return votes / len(self.models)
-
-    def rate(self, x: NDArray[np.float32]) -> Candidate:
-        x = x[:SILHOUETTE_SAMPLES]
-        labels = self.vote(x).argmax(1)
+    def rate(self, num_domains: int) -> Candidate:
+        """How good a number of domains is."""
+        votes, agreement = self.votes(num_domains)
+        x, labels = self.x[:SILHOUETTE_SAMPLES], votes[:SILHOUETTE_SAMPLES].argmax(1)
         several = 1 < len(np.unique(labels)) < len(x)
         apart = float(silhouette_score(x[:, : DIMENSIONS[0]], labels)) if several else 0.0
-        return Candidate(self.num_domains, self.agreement, apart)
+        return Candidate(num_domains, agreement, apart)
 
 
-def _predict(model: Any, x: NDArray[np.float32], dims: int) -> Ints:
-    answer: Ints = model.predict(np.ascontiguousarray(x[:, :dims], np.float64))
-    return answer
+def _nearest(samples: int) -> int:
+    """How many neighbours are asked: of few samples few, else they would be of all domains."""
+    return min(NEAREST, max(1, samples // 10))
+
+
+class _Spread:
+    """Votes of samples that were clustered, carried to others: the mean of their neighbours'."""
+
+    def __init__(self, x: NDArray[np.float32], votes: NDArray[np.float32]) -> None:
+        self.votes = votes
+        self.nearest = NearestNeighbors(n_neighbors=_nearest(len(x)), algorithm="brute").fit(x)
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Votes of samples of shape (M, d), shape (M, K)."""
+        spread = np.empty((len(x), self.votes.shape[1]), np.float32)
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            near = self.nearest.kneighbors(x[rows], return_distance=False)
+            spread[rows] = self.votes[near].mean(1)
+        return spread
 
 
 def _choose(candidates: Sequence[Candidate]) -> int:
-    best = max(c.score for c in candidates)
-    if best < BELIEVED:
-        return 1
-    return max(c.num_domains for c in candidates if c.score >= NEARLY * best)
+    best = max(candidates, key=lambda c: c.score)
+    return best.num_domains if best.score >= BELIEVED else 1
 
 
-def _halves_kappa(ensemble: _Ensemble, halves: NDArray[np.float32]) -> float:
-    left, right, upper, lower = (ensemble.vote(halves[:, i]).argmax(1) for i in range(4))
-    with np.errstate(invalid="ignore"):
-        kappas = [cohen_kappa_score(left, right), cohen_kappa_score(upper, lower)]
-    return float(np.nan_to_num(np.mean(kappas)))
+def _halves_kappa(spread: _Spread, halves: NDArray[np.float32]) -> float | None:
+    left, right, upper, lower = (spread(halves[:, i]).argmax(1) for i in range(4))
+    if any(len(np.unique([one, other])) < 2 for one, other in ((left, right), (upper, lower))):
+        return None  # All in one domain: there is no agreement beyond chance to speak of.
+    return float((cohen_kappa_score(left, right) + cohen_kappa_score(upper, lower)) / 2)
 
 
 def _outliers(

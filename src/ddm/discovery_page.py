@@ -151,8 +151,7 @@ def _pictures(found: Discovery) -> Iterator[dict[str, str]]:
             "image": plots.curves(curves, "domains", from_zero=True),
             "alt": "; ".join(f"{c.num_domains}: {c.score:.2f}" for c in found.candidates),
             "note": "Agreement of different clusterings under resampling, how well apart the "
-            "clusters lie (silhouette), and their product, the score. The largest number that "
-            "scores nearly as well as the best one is taken.",
+            "clusters lie (silhouette), and their product, the score, the best of which is taken.",
         }
     if len(found.space) >= FEWEST_MAP_POINTS:
         chosen = np.random.default_rng(0).permutation(len(found.space))[:MAP_POINTS]

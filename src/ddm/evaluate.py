@@ -47,7 +47,7 @@ def evaluate(
     encoder, spec, variant_dim = load_encoder(run.encoder_file)
     if dataset is None:
         dataset = open_images(config)
-    dataset = run.with_saved_domains(dataset)
+    dataset = run.with_saved_domains(dataset, pseudo_domains=True)
     features = embed(
         encoder,
         dataset,

@@ -207,7 +207,7 @@ def finetune(
     encoder, spec, _ = load_encoder(run.encoder_file)
     if dataset is None:
         dataset = open_images(pretrained)
-    dataset = run.with_saved_domains(dataset)
+    dataset = run.with_saved_domains(dataset, pseudo_domains=True)
     if not dataset.labels:
         raise DdmError(f"{dataset.name} has no class labels, which label fractions need")
     label, labels = next(iter(dataset.labels.items()))

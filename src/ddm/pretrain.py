@@ -177,6 +177,10 @@ class Pretraining(pl.LightningModule):
         images, _, index = batch
         return images, self.domain_of[index], index
 
+    def on_fit_start(self) -> None:
+        if self.memory is not None:
+            self.memory.to(self.device)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(self._step_seed())
 
@@ -271,7 +275,7 @@ class Pretraining(pl.LightningModule):
             memory.clear()
         self.use_domains(self.domains.updated(images, table))
         true = self.images.dataset.domains.index[images]
-        if (known := true != UNKNOWN).any():
+        if (known := (true != UNKNOWN) & (table.index != UNKNOWN)).any():
             found = adjusted_mutual_info_score(true[known], table.index[known])
             figures["domains_true_agreement"] = float(found)
         for logger in self.loggers:
@@ -476,7 +480,7 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if config.init is not None and Path(config.init).exists():
         config = replace(config, init=str(Path(config.init).resolve()))
     dataset = dataset or open_images(config)
-    pseudo = pseudo_domains(config, dataset)
+    pseudo = pseudo_domains(config, dataset) if first else first_process_domains(config, run)
     try:
         training = Pretraining(config, dataset, pseudo_domains=pseudo)
     except DdmError:
@@ -531,6 +535,24 @@ def pseudo_domains(config: PretrainConfig, dataset: ImageDataset) -> DomainTable
     return discover_for_training(dataset, images, config.num_domains, config.seed)
 
 
+def first_process_domains(
+    config: PretrainConfig, run: RunFolder, patience: float = 3600
+) -> DomainTable | None:
+    """The domains that the first process found, once it has written them; None for given ones.
+
+    One process finds them for all: the others might find a few differently, or another number.
+
+    Raises:
+        DdmError: they did not come within ``patience`` seconds.
+    """
+    if config.domains == "given":
+        return None
+    end = time.monotonic() + patience
+    while not run.pseudo_domains_file.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    return run.load_pseudo_domains()
+
+
 def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     """Continue an interrupted run to its end, as if it had never stopped.
 
@@ -547,7 +569,11 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     if not run.checkpoint_file.exists():
         # It was stopped before its first checkpoint: the same seed begins the same run.
         run.save_domains(dataset)
-        pseudo = pseudo_domains(config, dataset)
+        if is_first_process() and not run.pseudo_domains_file.exists():
+            found = pseudo_domains(config, dataset)
+            if found is not None:
+                run.save_pseudo_domains(dataset, found)
+        pseudo = first_process_domains(config, run)
         return _fit(run, Pretraining(config, dataset, pseudo_domains=pseudo), checkpoint=None)
     for stale in run.checkpoint_file.parent.glob(".*.part"):
         stale.unlink()  # What a kill left of a checkpoint that was being written.
@@ -559,7 +585,7 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             f"{run.checkpoint_file} is of another configuration than {run.config_file} "
             f"({'; '.join(changed)}); restore the file, or begin a new run"
         )
-    pseudo = None if config.domains == "given" else run.load_pseudo_domains()
+    pseudo = first_process_domains(config, run)
     dataset = run.with_saved_domains(dataset)
     training = Pretraining(config, dataset, begin=False, pseudo_domains=pseudo)
     return _fit(run, training, checkpoint)

@@ -33,9 +33,11 @@ def open_heap(images: str, channels: int = 3, strict: bool = False) -> ImageData
         DdmError: there is no such source, or it cannot be used.
     """
     if Path(images).is_dir():
+        from ddm.data import huggingface
         from ddm.data.folder import load_heap
 
-        return load_heap(Path(images), STYLE_SIZE, channels, strict)
+        if huggingface.recognize(Path(images)) is None:
+            return load_heap(Path(images), STYLE_SIZE, channels, strict)
     return load_images(images, STYLE_SIZE, channels, strict)
 
 
@@ -54,7 +56,7 @@ def discover(
     Args:
         images: a folder of any depth, a manifest, or "emoji".
         output: the table, .parquet or .csv: ``path`` (from the table's folder), ``domain`` (empty
-            for outliers), ``confidence``; of a manifest the other columns too.
+            for outliers), ``confidence``; of a manifest class, split, group and instance too.
         num_domains: how many, or (least, most); found by itself by default.
         seed: of the clusterings.
         channels: of the images.
@@ -156,6 +158,12 @@ class FeatureMemory:
         self.features.zero_()
         self.seen.zero_()
 
+    def to(self, device: torch.device) -> None:
+        """Move to where the features will be."""
+        self.position = self.position.to(device)
+        self.features = self.features.to(device)
+        self.seen = self.seen.to(device)
+
     def add(self, index: Tensor, features: Tensor) -> None:
         """Remember features.
 
@@ -163,11 +171,7 @@ class FeatureMemory:
             index: images of the batch, shape (N,).
             features: of each view, shape (V, N, dim); their mean is kept.
         """
-        if self.features.device != features.device:
-            self.features = self.features.to(features.device)
-            self.seen = self.seen.to(features.device)
-            self.position = self.position.to(features.device)
-        place = self.position[index.to(features.device)]
+        place = self.position[index.to(self.position.device)]
         self.features[place] = features.detach().float().mean(0)
         self.seen[place] = 1
 
@@ -212,16 +216,19 @@ def rediscover(
         DdmError: features that do not vary or are not finite; on every rank.
     """
     features, seen = memory.joined()
-    failure = ""
-    index = torch.from_numpy(table.index.copy())
-    confidence = torch.from_numpy(table.confidence.copy())
-    figures = torch.zeros(2)
+    index, confidence = (
+        torch.from_numpy(table.index.copy()),
+        torch.from_numpy(table.confidence.copy()),
+    )
+    figures = torch.zeros(3)
+    failure = "the first process could not cluster the features"
     if world_size() == 1 or dist.get_rank() == 0:
         try:
             so_far = table.index[seen]
             found = discover_domains(features[seen], table.num_domains, seed, so_far)
         except DdmError as error:
             failure = str(error)
+            figures[2] = 1
         else:
             chosen = np.flatnonzero(seen)
             before = table.subset(chosen)
@@ -231,13 +238,14 @@ def rediscover(
             figures[0] = float((after.index != before.index).mean())
             figures[1] = float(adjusted_mutual_info_score(before.index, found.domains))
     if world_size() > 1:
-        said = [failure]
-        dist.broadcast_object_list(said)
-        failure = said[0]
+        # Where the features are: NCCL knows GPUs only.
+        device = memory.features.device
+        index, confidence, figures = (x.to(device) for x in (index, confidence, figures))
         for tensor in (index, confidence, figures):
             dist.broadcast(tensor, 0)
-    if failure:
+        index, confidence, figures = index.cpu(), confidence.cpu(), figures.cpu()
+    if figures[2]:
         raise DdmError(failure)
     after = DomainTable(index.numpy(), table.names, confidence.numpy())
-    moved, agreement = figures.tolist()
+    moved, agreement, _ = figures.tolist()
     return after, {"domains_moved": moved, "domains_agreement": agreement}

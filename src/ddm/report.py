@@ -142,7 +142,7 @@ def _datasets(runs: Sequence[Run], given: ImageDataset | None) -> list[ImageData
         source = (c.images, c.size, c.channels, c.strict, c.splits)
         if given is None and source not in opened:
             opened[source] = open_images(c)
-        found.append(run.folder.with_saved_domains(given or opened[source]))
+        found.append(run.folder.with_saved_domains(given or opened[source], True))
     return found
 
 

@@ -169,10 +169,14 @@ class RunFolder:
         with atomic(self.skipped_file) as temporary:
             frame.to_csv(temporary, index=False)
 
-    def with_saved_domains(self, dataset: ImageDataset) -> ImageDataset:
+    def with_saved_domains(
+        self, dataset: ImageDataset, pseudo_domains: bool = False
+    ) -> ImageDataset:
         """The data set under the run's own domain table and splits.
 
-        Of images whose domains nobody gave, the table is that of the pseudo-domains.
+        Args:
+            dataset: the images as they are now.
+            pseudo_domains: where nobody gave any domain, those that were found take their place.
 
         Raises:
             DdmError: the images are no longer those that the run began with.
@@ -197,8 +201,7 @@ class RunFolder:
         index = frame["domain"].map(position).fillna(UNKNOWN).to_numpy(np.int64)
         confidence = frame["confidence"].to_numpy(np.float32)
         table = DomainTable(index, dataset.domains.names, confidence)
-        if not table.names and self.pseudo_domains_file.exists():
-            # No domain is known: those that were found are the ones to judge by.
+        if pseudo_domains and not table.names and self.pseudo_domains_file.exists():
             table = self.load_pseudo_domains()
         # The splits too are the run's own: what it trained on must never be tested on.
         return replace(dataset, domains=table, splits=frame["split"].to_numpy(str))

@@ -83,6 +83,11 @@ def open_images(config: PretrainConfig) -> ImageDataset:
     if config.domains == "discover" and Path(config.images).is_dir():
         from ddm.data.folder import load_heap
 
+        if config.splits != "drawn" or config.classes:
+            raise DdmError(
+                "--domains discover takes a folder as a heap, which has neither split files nor "
+                "classes: leave out --splits and --classes, or list the images in a manifest"
+            )
         path = Path(config.images)
         return load_heap(path, load_size(config.size), config.channels, config.strict)
     return load_images(
