@@ -195,13 +195,10 @@ def test_settings_that_contradict(tmp_path, changes, message) -> None:
         config(tmp_path, **changes)
 
 
-def test_one_domain_is_refused(tmp_path, monkeypatch) -> None:
-    dataset = make_dataset()
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (len(dataset), 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(dataset.read, "images", noise)
-    with pytest.raises(DdmError, match="look like one domain"):
-        pretrain(config(tmp_path, domains="discover"), dataset)
+def test_domains_of_content_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("ddm.discovery._halves_kappa", lambda *_: 0.1)
+    with pytest.raises(DdmError, match=r"follow content, not style .* kappa 0.10"):
+        pretrain(config(tmp_path, domains="discover"), make_dataset())
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
-from ddm.discovery import Discovery, damp_changes, discover_domains
+from ddm.discovery import NUM_DOMAINS, Discovery, damp_changes, discover_domains
 from ddm.distributed import world_size
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
@@ -112,18 +112,15 @@ def discover_for_training(
     Args:
         dataset: all images.
         indices: those that the run trains on, shape (M,).
-        num_domains: how many; found by itself if None.
+        num_domains: how many; the best number from 2 on if None.
         seed: of the clusterings.
 
     Raises:
-        DdmError: there is one domain only, or what was found follows content.
+        DdmError: too few images, or what was found follows content.
     """
-    found = discover_domains(style_features(dataset, indices), num_domains, seed)
-    if found.num_domains < 2:
-        raise DdmError(
-            f"no domains were found in {dataset.name}: its images look like one domain. Give "
-            "--num_domains if you know better, or train without the module: --ddm.enabled false"
-        )
+    # Who asks for domains to disentangle says that there are several.
+    numbers = NUM_DOMAINS if num_domains is None else num_domains
+    found = discover_domains(style_features(dataset, indices), numbers, seed)
     if found.follows_content:
         raise DdmError(
             f"the domains found in {dataset.name} follow content, not style (the halves of an "
