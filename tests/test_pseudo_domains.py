@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from ddm.cli import main
 from ddm.data import load_images
+from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate
@@ -135,6 +136,10 @@ def test_a_heap_is_trained_on_and_evaluated(heap: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("checkpoint_steps", [0, 2])
 def test_resume_with_domains_found_anew(tmp_path, monkeypatch, checkpoint_steps) -> None:
     dataset = make_dataset()
+    # Undamped, so that something does move in so short a run.
+    monkeypatch.setattr(
+        "ddm.pseudo_domains.damp_changes", lambda old, found: damp_changes(old, found, sure=0)
+    )
     settings = dict(
         domains="discover",
         num_domains=3,
@@ -154,7 +159,8 @@ def test_resume_with_domains_found_anew(tmp_path, monkeypatch, checkpoint_steps)
     np.testing.assert_array_equal(one.confidence, other.confidence)
     rows = pd.read_csv(whole.metrics_file)
     found = rows[rows["domains_agreement"].notna()]
-    assert found["epoch"].tolist() == [0, 1]  # Not after the last one.
+    # Not after the last one; after the first one only where there is something to cluster yet.
+    assert 1 in set(found["epoch"]) <= {0, 1}
     assert found["domains_true_agreement"].between(-0.1, 1).all()
     assert (found["domains_moved"] > 0).any()
 

@@ -8,7 +8,6 @@ different clusterings agree best. The paper's own procedure is not public; this 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
