@@ -86,6 +86,7 @@ def figures(found: Discovery, true: Any, content: Any) -> dict[str, Any]:
         "outliers": float((found.domains < 0).mean()),
         "agreement": found.agreement,
         "halves": found.halves,
+        "separation": found.separation,
         "candidates": [
             [c.num_domains, c.agreement, c.silhouette, c.score] for c in found.candidates
         ],
@@ -106,10 +107,7 @@ def agreement(name: str, dataset: ImageDataset, features: StyleFeatures, seed: i
     single = {}
     for number, domain in enumerate(dataset.domains.names):
         alone = discover_domains(picked(part, y == number), seed=seed)
-        single[domain] = {
-            "found": alone.num_domains,
-            "score": max(a.score for a in alone.candidates),
-        }
+        single[domain] = {"found": alone.num_domains, "separation": alone.separation}
     mixture = GaussianMixture(k, random_state=seed, reg_covar=1e-3)
     return {
         "source": name,
@@ -376,6 +374,11 @@ def table() -> str:
     line("number found", lambda r: r["chosen"]["found"])
     line("AMI with classes", lambda r: r["given"]["ami_with_classes"])
     line("halves agree, kappa", lambda r: r["given"]["halves"])
+    line("separation", lambda r: r["chosen"]["separation"])
+    line(
+        "separation of single domains, largest",
+        lambda r: max(alone["separation"] for alone in r["single"].values()),
+    )
     line("single domains answered with 1", lambda r: _singles(r))
     runs = load("robustness")
     by = {name: [r for r in runs if r["source"] == name] for name in s}

@@ -103,6 +103,16 @@ def test_what_varies_within_images_is_not_style() -> None:
     assert adjusted_mutual_info_score(style, blind) < 0.5
 
 
+@pytest.mark.parametrize(("style_apart", "several"), [(0, False), (6, True)])
+def test_one_style_or_several(style_apart: float, several: bool) -> None:
+    features, _ = styled(content_apart=3, style_apart=style_apart)
+    found = discover_domains(features)
+    assert (found.num_domains > 1) == several
+    # In units that do not hang on the scale of the features.
+    larger = StyleFeatures(4 * features.whole, 4 * features.halves, {})
+    assert discover_domains(larger).separation == pytest.approx(found.separation, rel=1e-3)
+
+
 def test_clusters_of_content_are_told() -> None:
     features, _ = styled(content_apart=6, style_apart=0)
     assert discover_domains(features, 2).follows_content
@@ -185,7 +195,7 @@ def test_changes_are_damped() -> None:
     def found(domains, confidence) -> Discovery:
         sure = np.array(confidence, np.float32)
         space = np.zeros((len(domains), 2), np.float32)
-        return Discovery(np.array(domains), sure, 2, (), 1.0, None, space)
+        return Discovery(np.array(domains), sure, 2, (), 1.0, None, None, space)
 
     old = DomainTable(np.array([0, 0, 0, 1, 1, -1, -1]), ("a", "b"))
     # Domain 1 of the new ones is "a": most of its samples were there.

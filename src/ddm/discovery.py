@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.metrics import adjusted_rand_score, cohen_kappa_score, silhouette_score
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 from ddm.domains import UNKNOWN, DomainTable
@@ -38,9 +39,11 @@ GRAPH_NEIGHBOURS = (10, 20, 30)
 FAINT = 0.001
 #: Neighbours that tell a sample's domain where it was not clustered itself.
 NEAREST = 15
-#: A number of domains is believed from this score on; below it all images are one domain. It is a
-#: rule of thumb: alone, domains of emoji and digits score 0.04 to 0.40; all of emoji's together
-#: 0.45, four of the five 0.36 to 0.56, and the digits' 0.71 (benchmarks/discovery.py).
+#: Images are of several domains from this separation of their styles on (see :func:`_separation`).
+#: Chosen between single domains of emoji and of digits, up to 43, and three or more of them
+#: together, 57 and more; of two domains alike in style it is below (benchmarks/discovery.py).
+SEPARATED = 50.0
+#: Features that are no statistics of style have no such unit: from this score on.
 BELIEVED = 0.40
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
@@ -92,6 +95,8 @@ class Discovery:
         agreement: of the clusterings, as in :class:`Candidate`; 1 for a single domain.
         halves: Cohen's kappa between the domains that the two halves of an image would get;
             None where features of halves were not given, or all would get the same.
+        separation: how far styles lie apart, for one domain against several; None for features
+            that are no statistics of style.
         space: the samples in the space that was clustered, shape (N, d).
     """
 
@@ -101,6 +106,7 @@ class Discovery:
     candidates: tuple[Candidate, ...]
     agreement: float
     halves: float | None
+    separation: float | None
     space: NDArray[np.float32]
 
     @property
@@ -188,11 +194,14 @@ def _discover(
     ensemble = _Ensemble(x, max(*numbers, NUM_DOMAINS[1]), seed)
     candidates = [ensemble.rate(k) for k in numbers]
     best = max(candidates, key=lambda c: c.score)
-    chosen = 1 if maybe_one and best.score < BELIEVED else best.num_domains
+    separation = None if halves is None else _separation(x)
+    several = best.score >= BELIEVED if separation is None else separation >= SEPARATED
+    chosen = best.num_domains if several or not maybe_one else 1
     n = len(space)
     if chosen == 1:
         ones = np.ones(n, np.float32)
-        return Discovery(np.zeros(n, np.int64), ones, 1, tuple(candidates), 1.0, None, space)
+        zeros = np.zeros(n, np.int64)
+        return Discovery(zeros, ones, 1, tuple(candidates), 1.0, None, separation, space)
     spread = _Spread(x, ensemble.votes(chosen)[0])
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
@@ -212,7 +221,7 @@ def _discover(
     confidence[outlier] = 0
     agreement = next(c.agreement for c in candidates if c.num_domains == chosen)
     tried = tuple(candidates) if len(candidates) > 1 else ()
-    return Discovery(labels, confidence, chosen, tried, agreement, kappa, space)
+    return Discovery(labels, confidence, chosen, tried, agreement, kappa, separation, space)
 
 
 def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
@@ -449,6 +458,20 @@ class _Spread:
             near = self.nearest.kneighbors(x[rows], return_distance=False)
             spread[rows] = self.votes[near].mean(1)
         return spread
+
+
+def _separation(x: NDArray[np.float32]) -> float:
+    """How far apart two groups of images lie in the direction in which styles differ most.
+
+    The distance of the modes of a mixture of two Gaussians, in their deviations (Ashman et al.,
+    1994), times the deviation of the images, in that of the halves of one image. Of a single domain
+    one of the two is small: it has no two modes, or they are no farther apart than content drives
+    halves.
+    """
+    first = x[:, :1].astype(np.float64)
+    modes = GaussianMixture(2, n_init=3, random_state=0).fit(first)
+    deviation = np.sqrt(modes.covariances_.mean())
+    return float(np.ptp(modes.means_) / deviation * first.std())
 
 
 def _halves_kappa(spread: _Spread, halves: NDArray[np.float32]) -> float | None:

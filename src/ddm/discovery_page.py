@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddm import __version__, plots
 from ddm.data.base import ImageDataset
-from ddm.discovery import BELIEVED, Discovery
+from ddm.discovery import Discovery
 from ddm.domains import UNKNOWN
 from ddm.files import atomic
 
@@ -61,11 +61,9 @@ def headline(found: Discovery, count: int) -> list[str]:
     """What was found, in a few sentences."""
     outliers = int((found.domains == UNKNOWN).sum())
     if found.num_domains == 1:
-        best = max((c.score for c in found.candidates), default=0.0)
         return [
             f"One domain: the {count:,} images look alike in style.",
-            f"No number of domains scored {BELIEVED}; the best reached {best:.2f}. "
-            "Ask for a number (--num_domains) if you know better.",
+            "Ask for a number of domains (--num_domains 5, or 2-8) if you know better.",
         ]
     lines = [f"{found.num_domains} domains among {count:,} images."]
     text = f"Different clusterings agree at {found.agreement:.2f} (adjusted Rand index, at most 1)."
