@@ -103,7 +103,10 @@ def agreement(name: str, dataset: ImageDataset, features: StyleFeatures, seed: i
     x = part.whole
     pixels = np.stack([dataset.read(int(i))[::4, ::4].ravel() for i in rows]).astype(np.float32)
     whitened = (x - x.mean(0)) / (x.std(0) + 1e-6)
-    views = {view: figures(discover_domains(part.only(view), k, seed), y, c) for view in part.views}
+    views = {
+        view: figures(discover_domains(part.only(view), (k - 1, k), seed), y, c)
+        for view in part.views
+    }
     single = {}
     for number, domain in enumerate(dataset.domains.names):
         alone = discover_domains(picked(part, y == number), seed=seed)

@@ -205,13 +205,16 @@ def _discover(
     spread = _Spread(x, ensemble.votes(chosen)[0])
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
-    came_out = len(np.unique(labels))
-    if came_out < chosen:
-        raise DdmError(f"only {came_out} of {chosen} domains have images; look for fewer")
+    # The votes can leave a cluster of one of the clusterings to none.
+    present, labels = np.unique(labels, return_inverse=True)
+    if len(present) < chosen and len(numbers) == 1:
+        raise DdmError(f"only {len(present)} of {chosen} domains have images; look for fewer")
+    agreement = next(c.agreement for c in candidates if c.num_domains == chosen)
+    chosen = len(present)
     # By size, so that a name does not hang on which cluster was found first; a tie by the place in
     # the space.
     sizes = np.bincount(labels, minlength=chosen)
-    first = np.array([space[labels == k, 0].mean() if sizes[k] else 0 for k in range(chosen)])
+    first = np.array([space[labels == k, 0].mean() for k in range(chosen)])
     rank = np.empty(chosen, np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(chosen)
     kappa = None if halves is None else _halves_kappa(spread, halves)
@@ -219,7 +222,6 @@ def _discover(
     outlier = _outliers(space, labels, chosen, fitted)
     labels[outlier] = UNKNOWN
     confidence[outlier] = 0
-    agreement = next(c.agreement for c in candidates if c.num_domains == chosen)
     tried = tuple(candidates) if len(candidates) > 1 else ()
     return Discovery(labels, confidence, chosen, tried, agreement, kappa, separation, space)
 
