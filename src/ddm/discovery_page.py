@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ddm import __version__, plots
 from ddm.data.base import ImageDataset
 from ddm.discovery import Discovery
 from ddm.domains import UNKNOWN
-from ddm.files import atomic
+from ddm.pages import write_page
 
 SHOWN = 10  # images of a strip
 MAP_POINTS = 2000
@@ -35,14 +34,9 @@ def write_discovery_page(
     Returns:
         The file written.
     """
-    environment = Environment(
-        loader=PackageLoader("ddm", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("domains.html.j2").render(
+    return write_page(
+        "domains.html.j2",
+        output,
         title=f"Domains found in {dataset.name}",
         headline=headline(found, len(dataset)),
         domains=list(_domains(found, dataset)),
@@ -52,9 +46,6 @@ def write_discovery_page(
         commands=f"ddm pretrain {table.name} -o runs/mine\nddm evaluate runs/mine",
         version=__version__,
     )
-    with atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return output
 
 
 def headline(found: Discovery, count: int) -> list[str]:

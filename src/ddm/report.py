@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ddm import plots
@@ -36,7 +35,7 @@ from ddm.comparison import (
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.errors import DdmError
-from ddm.files import atomic
+from ddm.pages import write_page
 from ddm.plots import Bar, BarLine, Curve
 from ddm.probe import SUMMARIES, Row
 
@@ -93,14 +92,11 @@ def write_report(
     opened = open_runs(runs)
     datasets = _datasets(opened, dataset)
     names = _domain_names(opened)
-    environment = Environment(
-        loader=PackageLoader("ddm", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    if output.is_dir():
+        output = output / "report.html"
+    return write_page(
+        "report.html.j2",
+        output,
         title=title or default_title(opened),
         runs=opened,
         headline=headline(opened),
@@ -126,11 +122,6 @@ def write_report(
         provenance=_provenance(opened),
         credits=_credits(opened),
     )
-    if output.is_dir():
-        output = output / "report.html"
-    with atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return output
 
 
 def _datasets(runs: Sequence[Run], given: ImageDataset | None) -> list[ImageDataset]:
