@@ -40,8 +40,8 @@ FAINT = 0.001
 #: Neighbours that tell a sample's domain where it was not clustered itself.
 NEAREST = 15
 #: Images are of several domains from this separation of their styles on (see :func:`_separation`).
-#: Chosen between single domains of emoji and of digits, up to 43, and three or more of them
-#: together, 57 and more; of two domains alike in style it is below (benchmarks/discovery.py).
+#: Chosen between single domains of emoji and of digits, up to 44, and all of either together, 83
+#: and more (benchmarks/discovery.py).
 SEPARATED = 50.0
 #: Features that are no statistics of style have no such unit: from this score on.
 BELIEVED = 0.40
