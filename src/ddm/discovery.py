@@ -1,8 +1,9 @@
 """Pseudo-domains: robust clustering finds the domains that nobody labelled.
 
 Features of style are brought into a space where what varies inside an image (content) is noise of
-unit size; several clusterings of it vote. How many domains there are is the number on which
-different clusterings agree best. The paper's own procedure is not public; this one is ours.
+unit size; several clusterings of it vote. How many domains there are is the number on which the
+clusterings agree best and whose clusters lie best apart. The paper's own procedure is not public;
+this one is ours.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DIMENSIONS = (8, 16)
 GRAPH_NEIGHBOURS = (10, 20, 30)
 #: What the faint edges that join every sample to all others weigh, as a share of all others.
 FAINT = 0.001
-#: Neighbours that tell a sample's domain where it was not clustered itself.
+#: Neighbours whose clusters tell a sample's own, at most.
 NEAREST = 15
 #: Images are of several domains from this separation of their styles on (see :func:`_separation`).
 #: Chosen between single domains of emoji and of digits, up to 44, and all of either together, 83
@@ -340,12 +341,10 @@ class _Member:
     Args:
         samples: which samples it was fitted to, shape (n,).
         vectors: leading eigenvectors of the normalised graph of neighbours, shape (n, V).
-        dimensions: of the space that it saw.
     """
 
     samples: Ints
     vectors: Floats
-    dimensions: int
 
     @classmethod
     def fit(
@@ -374,7 +373,7 @@ class _Member:
         operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
         count = min(count, size - 1)
         _, vectors = eigsh(operator, count, which="LA", v0=rng.random(size), tol=1e-6)
-        return cls(samples, vectors[:, ::-1], dims)
+        return cls(samples, vectors[:, ::-1])
 
     def clusters(self, num_clusters: int, neighbours: Ints) -> Ints:
         """The cluster of every sample: that of most of its neighbours among the fitted ones.
