@@ -108,7 +108,7 @@ def split_hashes(dataset: ImageDataset) -> dict[str, str]:
     hashes = {}
     for split in ("train", "val", "test"):
         lines = sorted(
-            f"{names[dataset.domains.index[i]]}\t{dataset.keys[i]}"
+            f"{names[dataset.domains.index[i]]}\t{dataset.keys[int(i)]}"
             for i in np.flatnonzero(dataset.splits == split)
         )
         hashes[split] = hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -79,7 +79,7 @@ def discover(
 
 
 def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output: Path) -> None:
-    frame = pd.DataFrame({"path": dataset.keys})
+    frame = pd.DataFrame({"path": list(dataset.keys)})
     path = Path(images)
     if path.is_file():
         # What a manifest says besides stays with its rows.

@@ -121,7 +121,7 @@ class RunFolder:
         names = np.asarray([*dataset.domains.names, ""], dtype=object)
         frame = pd.DataFrame(
             {
-                "path": dataset.keys,
+                "path": list(dataset.keys),
                 "domain": names[dataset.domains.index],
                 "confidence": dataset.domains.confidence,
                 "split": dataset.splits,
@@ -134,7 +134,7 @@ class RunFolder:
         """Write which domain was discovered for each image."""
         frame = pd.DataFrame(
             {
-                "path": dataset.keys,
+                "path": list(dataset.keys),
                 # All names are kept, that of a domain without images too.
                 "domain": pd.Categorical.from_codes(table.index, list(table.names)),
                 "confidence": table.confidence,
@@ -184,7 +184,7 @@ class RunFolder:
         if not self.domains_file.exists():
             raise DdmError(f"{self.domains_file} is missing; the run never started, begin it anew")
         frame = pd.read_parquet(self.domains_file)
-        if tuple(frame["path"]) != dataset.keys:
+        if dataset.keys != tuple(frame["path"]):
             now, then = set(dataset.keys), set(frame["path"])
             raise DdmError(
                 f"{dataset.name} has changed since {self.path} began: "

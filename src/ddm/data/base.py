@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm.data.keys import Keys
 from ddm.domains import DomainTable
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +49,8 @@ class ImageDataset:
 
     Args:
         name: what to call the data in tables and reports.
-        keys: a stable name of each image, unique: a path relative to the root, say.
+        keys: a stable name of each image, unique: a path relative to the root, say. Kept as
+            :class:`~ddm.data.keys.Keys`.
         read: reads image ``i`` as uint8, or as float32 in [0, 1], shape (size, size, channels).
         size: side of the square images, in pixels.
         channels: 3 for colour, 1 for grey, any other number for multispectral images.
@@ -68,7 +70,7 @@ class ImageDataset:
     """
 
     name: str
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     read: ImageReader
     size: int
     channels: int
@@ -83,6 +85,8 @@ class ImageDataset:
     metadata: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keys, Keys):
+            object.__setattr__(self, "keys", Keys(self.keys))
         n = len(self.keys)
         columns: dict[str, NDArray[Any]] = {
             "domains": self.domains.index,
@@ -140,9 +144,11 @@ def split_by_group(
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
         raise ValueError(f"fractions must be at least 0 and sum to 1, not {fractions}")
     edges = np.cumsum(fractions)[:2]
-    place = {
-        group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-        for group in set(groups)
-    }
-    where = np.searchsorted(edges, [place[group] for group in groups], side="right")
+    # No table of the groups: where every image is its own, it would be the larger part.
+    places = (
+        int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+        for group in groups
+    )
+    place = np.fromiter(places, np.float64, count=len(groups))
+    where = np.searchsorted(edges, place, side="right")
     return np.asarray(SPLITS)[where]

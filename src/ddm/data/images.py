@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ddm.data.base import ImageReader
 from ddm.data.checked import Memory
+from ddm.data.keys import Keys
 from ddm.errors import DdmError
 
 #: What counts as an image when a folder is listed; compare with the suffix in lower case.
@@ -151,9 +152,6 @@ def _reason(error: Exception, path: str | os.PathLike[str], data: bytes | None) 
 class FileReader:
     """Reads image ``i`` of a list of files.
 
-    The paths lie in one block of bytes. Held as a list, every worker of a ``DataLoader`` would copy
-    them all sooner or later, because Python writes a reference count into each string it touches.
-
     Args:
         root: the folder that the paths are relative to.
         paths: N paths; an absolute one stands for itself.
@@ -171,21 +169,17 @@ class FileReader:
             raise DdmError(f"size must be at least 1 pixel, not {size}")
         if channels not in (1, 3):
             raise DdmError(f"channels must be 3 (colour) or 1 (grey), not {channels}")
-        encoded = [os.fsencode(path) for path in paths]
         self.root = os.fspath(root)
         self.size = size
         self.channels = channels
-        self._paths = b"".join(encoded)
-        self._edges = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._paths = paths if isinstance(paths, Keys) else Keys(paths)
 
     def __len__(self) -> int:
-        return len(self._edges) - 1
+        return len(self._paths)
 
     def path(self, i: int) -> str:
         """Where image ``i`` lies; a negative ``i`` counts from the end."""
-        i = range(len(self))[i]
-        name = os.fsdecode(self._paths[self._edges[i] : self._edges[i + 1]])
-        return os.path.join(self.root, name)
+        return os.path.join(self.root, self._paths[i])
 
     def __call__(self, i: int) -> NDArray[np.uint8]:
         """Read image ``i``: uint8, shape (size, size, channels); raises `UnreadableImage`."""
@@ -285,6 +279,7 @@ def keep_readable(
     Raises:
         DdmError: no image can be read, or under ``strict`` not every one.
     """
+    keys = keys if isinstance(keys, Keys) else Keys(keys)
     reader = open_with(root, keys, size, channels)
     # Rows of an Arrow file have no path each.
     memory = Memory(root, keys, getattr(reader, "path", None), size, channels)
@@ -303,5 +298,6 @@ def keep_readable(
     with ThreadPoolExecutor() as pool:
         enlarged[looked_at] = list(pool.map(reader.is_enlarged, looked_at))
     memory.keep(kept, enlarged)
-    readable = open_with(root, [keys[i] for i in kept], size, channels)
-    return readable, kept, skipped, int(enlarged.sum())
+    if len(kept) < len(keys):
+        reader = open_with(root, [keys[i] for i in kept], size, channels)
+    return reader, kept, skipped, int(enlarged.sum())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
 from ddm.data.images import keep_readable
+from ddm.data.keys import Keys
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 
@@ -61,8 +63,11 @@ def load_manifest(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     table = _read_table(path)
-    keys = _keys(path, table["path"])
-    groups = [group or key for group, key in zip(table.get("group", keys), keys, strict=True)]
+    keys = _keys(path, table.pop("path"))
+    groups: Sequence[str] = keys
+    if "group" in table:
+        given = table.pop("group")
+        groups = [group or key for group, key in zip(given, keys, strict=True)]
     splits = _splits(path, table["split"], groups) if "split" in table else split_by_group(groups)
     if not any(os.path.exists(root / key) for key in keys):
         raise DdmError(
@@ -77,13 +82,14 @@ def load_manifest(
     classes = Labels.from_names(column("class"))
     return ImageDataset(
         name=path.stem,
-        keys=tuple(keys[i] for i in kept),
+        keys=keys if len(kept) == len(keys) else [keys[i] for i in kept],
         read=reader,
         size=size,
         channels=channels,
         domains=DomainTable.from_names(column("domain")),
         splits=splits[kept],
-        groups=_numbered([groups[i] for i in kept]),
+        # Each image its own group needs no names.
+        groups=np.arange(len(kept)) if groups is keys else _numbered([groups[i] for i in kept]),
         labels={"class": classes} if classes.names else {},
         instances=_numbered(column("instance")) if "instance" in table else None,
         skipped=skipped,
@@ -96,7 +102,7 @@ def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
     return Labels.from_names(names).index
 
 
-def _keys(manifest: Path, paths: list[str]) -> list[str]:
+def _keys(manifest: Path, paths: list[str]) -> Keys:
     """The paths in one spelling ("a//b", "./a/b" -> "a/b"), each of them once."""
     first: dict[str, int] = {}
     for row, path in enumerate(paths, 1):
@@ -109,10 +115,10 @@ def _keys(manifest: Path, paths: list[str]) -> list[str]:
                 "remove one of the two"
             )
         first[key] = row
-    return list(first)
+    return Keys(first)
 
 
-def _splits(manifest: Path, splits: list[str], groups: list[str]) -> NDArray[np.str_]:
+def _splits(manifest: Path, splits: list[str], groups: Sequence[str]) -> NDArray[np.str_]:
     """The given splits, checked, shape (N,)."""
     split_of_group: dict[str, str] = {}
     for row, (name, group) in enumerate(zip(splits, groups, strict=True), 1):
@@ -148,6 +154,7 @@ def _read_table(path: Path) -> Table:
     }
 
 
+@lru_cache(1 << 16)
 def _text(value: str) -> str:
     """A name without the blanks around it; "NaN" is how other tools write that there is none."""
     value = value.strip()
@@ -157,23 +164,33 @@ def _text(value: str) -> str:
 def _read_csv(path: Path) -> Table:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
+            return _read_rows(path, (row for row in csv.reader(file, strict=True) if row))
     except UnicodeDecodeError as error:
         raise DdmError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from error
     except csv.Error as error:
         raise DdmError(f"{path} is not valid CSV ({error}): check its quotes and commas") from error
-    if not rows:
+
+
+def _read_rows(path: Path, rows: Iterator[list[str]]) -> Table:
+    """The columns that we know; row by row, so that no more than these is ever in memory."""
+    header = [name.strip() for name in next(rows, [])]
+    if not header:
         raise DdmError(f"{path} is empty: its first line must name the columns, 'path' among them")
-    header, *rows = rows
-    header = [name.strip() for name in header]
     _check_columns(path, header)
+    wanted = [(i, name) for i, name in enumerate(header) if name in COLUMNS]
+    table: Table = {name: [] for _, name in wanted}
+    # A domain's name is one string, however many rows hold it.
+    known: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DdmError(
                 f"{path}, row {number}: {len(row)} fields, but the header has {len(header)}; "
                 "put fields that hold a comma in double quotes"
             )
-    return {name: [row[i] for row in rows] for i, name in enumerate(header) if name in COLUMNS}
+        for i, name in wanted:
+            value = row[i]
+            table[name].append(value if name == "path" else known.setdefault(value, value))
+    return table
 
 
 def _read_parquet(path: Path) -> Table:
