@@ -27,6 +27,7 @@ from ddm.objectives import (
     DomainBatch,
     HSICIndependence,
     MMDInvariance,
+    NeighbourInvariance,
     PrototypeInvariance,
     PrototypeVariant,
     reverse_gradient,
@@ -188,6 +189,36 @@ def prototype_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: 
     return balanced_mean(swapped, d)
 
 
+def neighbour_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
+    def rows(x: np.ndarray) -> np.ndarray:
+        h, result = slow_standardize(x, d), np.zeros_like(x)
+        for members in rows_of(d).values():
+            for j in range(x.shape[1]):
+                mean = sum(h[r, j] for r in members) / len(members)
+                variance = sum((h[r, j] - mean) ** 2 for r in members) / len(members)
+                for r in members:
+                    result[r, j] = (h[r, j] - mean) / math.sqrt(variance + EPS)
+        return np.array([unit(row) for row in result])
+
+    n, entries, theirs = len(d) // views, p["entries"], p["entry_domains"]
+    now, then = rows(x), rows(x_at)
+
+    def attraction(r: int, k: int) -> float:
+        if d[:n].count(k) < 2:
+            return 0.0
+        sample = unit(sum(then[v * n + r % n] for v in range(views)) / views)
+        others = [e for e in range(len(entries)) if theirs[e] not in (k, -1)]
+        near = max(others, key=lambda e: sample @ entries[e])
+        own = [e for e in range(len(entries)) if theirs[e] == k]
+        if sum(entries[near] @ entries[e] > sample @ entries[near] for e in own) >= 3:
+            return 0.0
+        same = [e for e in range(len(entries)) if theirs[e] == theirs[near]]
+        answer = log_softmax(np.array([now[r] @ entries[e] / 0.1 for e in same]))
+        return -answer[same.index(near)]
+
+    return balanced_mean(attraction, d)
+
+
 def cross_correlation(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
     h = slow_standardize(x, d)
     squares = []
@@ -241,6 +272,15 @@ def swapping() -> PrototypeInvariance:
     return PrototypeInvariance(DIM, DOMAINS, num_prototypes=5)
 
 
+def full_memory() -> NeighbourInvariance:
+    # In eval mode: training enters the rows, which has tests of its own below.
+    term = NeighbourInvariance(DIM, memory=24)
+    term.entries.copy_(nn.functional.normalize(torch.randn(24, DIM), dim=1))
+    term.entry_domains.copy_(torch.arange(24) % (DOMAINS + 1) - 1)
+    term.position.fill_(24)
+    return term.eval()
+
+
 TERMS = {
     "cross_entropy": Term(
         lambda: CrossEntropyVariant(DIM, DOMAINS), cross_entropy, learnt_per_domain=True
@@ -257,6 +297,8 @@ TERMS = {
     "prototypes_1_view": Term(swapping, prototype_invariance, 1),
     "prototypes_2_views": Term(swapping, prototype_invariance, 2),
     "prototypes_3_views": Term(swapping, prototype_invariance, 3),
+    "neighbours_1_view": Term(full_memory, neighbour_invariance, 1, learnt_per_domain=True),
+    "neighbours_2_views": Term(full_memory, neighbour_invariance, 2, learnt_per_domain=True),
     "cross_correlation": Term(CrossCorrelationIndependence, cross_correlation),
     "hsic": Term(HSICIndependence, hsic),
 }
@@ -704,3 +746,60 @@ def test_discrepancy_is_zero_for_equal_domains_and_grows_with_a_shift(name: str)
     ]
     assert values[0] == pytest.approx(0, abs=1e-12)
     assert values[0] < values[1] < values[2]
+
+
+# --- neighbours ----------------------------------------------------------------------------------
+
+
+def two_styles(n: int = 40, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
+    """The same n things in two domains, which differ in place and scale."""
+    generator = torch.Generator().manual_seed(seed)
+    things = torch.randn(n, DIM, generator=generator, dtype=torch.float64)
+    return torch.cat([things, 3 * things + 5]), [0] * n + [1] * n
+
+
+def test_neighbours_count_once_the_memory_is_full() -> None:
+    x, d = two_styles()
+    term = NeighbourInvariance(DIM, memory=100).double()
+    losses = [apply(term, x.requires_grad_(), d) for _ in range(3)]
+    assert losses[0] == 0 and losses[1] == 0 and losses[2] > 0
+    assert int(term.position) == 240 and (term.entry_domains >= 0).all()
+    before = term.entries.clone()
+    apply(term.eval(), x, d)
+    assert torch.equal(term.entries, before) and int(term.position) == 240
+
+
+def test_the_oldest_entries_make_way() -> None:
+    term = NeighbourInvariance(2, memory=3)
+    for value in range(5):
+        term.remember(torch.full((1, 2), float(value)), torch.tensor([value]))
+    assert term.entries[:, 0].tolist() == [3.0, 4.0, 2.0]
+    assert term.entry_domains.tolist() == [3, 4, 2]
+    # More rows than there is room for: the last ones stay.
+    term.remember(torch.arange(10.0).view(5, 2), torch.arange(5))
+    assert sorted(term.entry_domains.tolist()) == [2, 3, 4]
+
+
+def test_the_same_thing_in_another_domain_is_found() -> None:
+    x, d = two_styles()
+    term = NeighbourInvariance(DIM, memory=80).double()
+    apply(term, x, d)
+    # Place and scale of the domains do not count: each finds its twin.
+    nearest, found = term.neighbours(term.entries, term.entry_domains)
+    assert found.all() and torch.equal(nearest, torch.arange(80).roll(40))
+
+
+def test_what_is_alike_from_one_side_only_is_no_neighbour() -> None:
+    term = NeighbourInvariance(2, memory=6)
+    angle = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.05, 3.0])
+    term.remember(torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([0, 0, 0, 0, 1, 1]))
+    # Domain 0 crowds round the entry at 0.05, whose three nearest are those at 0 to 0.2. Both
+    # entries of domain 1 are among the three nearest of anyone.
+    _, found = term.neighbours(term.entries, term.entry_domains)
+    assert found.tolist() == [1, 1, 1, 0, 1, 1]
+
+
+def test_unknown_domains_have_no_neighbours() -> None:
+    term = full_memory()
+    rows = nn.functional.normalize(torch.randn(8, DIM), dim=1)
+    assert (term.neighbours(rows, torch.full((8,), -1))[1] == 0).all()

@@ -346,12 +346,13 @@ def test_shared_styles_and_domain_aware_negatives_change_the_run(tmp_path, datas
     for name, changes in {
         "plain": {},
         "style": {"shared_style": 0.5},
+        "edges": {"edges": 0.5},
         "negatives": {"method_args": {"other_domains": 0.0}},
     }.items():
         changes |= {"output": str(tmp_path / name), "epochs": 1}
         settings = config(tmp_path, ddm=ModuleConfig(enabled=False), **changes)
         losses[name] = metrics(pretrain(settings, dataset))[0]["loss"]
-    assert len(set(losses.values())) == 3
+    assert len(set(losses.values())) == 4
     # Fewer images to tell apart: less than half of them are of the own domain.
     assert float(losses["negatives"]) < float(losses["plain"]) - 0.5
 

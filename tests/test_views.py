@@ -19,6 +19,7 @@ from ddm.views import (
     ViewSettings,
     blur,
     crop_and_flip,
+    draw_edges,
     jitter_color,
     normalize,
     plain_view,
@@ -399,6 +400,32 @@ def test_solarize_of_some_images_only() -> None:
     view = undo_normalize(random_view(images, still(solarize=0.25), generator()))
     changed = (view - images).abs().amax((1, 2, 3)) > 1e-3
     assert changed.float().mean() == pytest.approx(0.25, abs=0.07)
+
+
+def test_edges_are_where_the_image_changes() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    image[:, 1, :, 4:] = 0.8  # a green half: the red and the blue channel hold no edge
+    drawn = draw_edges(image)
+    expected = torch.ones(1, 3, 8, 8)
+    expected[..., 3:5] = 0
+    torch.testing.assert_close(drawn, expected)
+    # The same edge in another style gives the same drawing.
+    torch.testing.assert_close(draw_edges(1 - 0.5 * image), drawn)
+
+
+def test_an_image_without_edges_stays_white() -> None:
+    torch.testing.assert_close(draw_edges(torch.full((2, 1, 8, 8), 0.3)), torch.ones(2, 1, 8, 8))
+    faint = torch.full((1, 3, 8, 8), 0.5) + 1e-4 * torch.randn(1, 3, 8, 8)
+    assert draw_edges(faint).min() > 0.99
+
+
+def test_edges_of_some_images_only() -> None:
+    images = random_images(1).expand(400, -1, -1, -1)
+    plain = undo_normalize(random_view(images, still(), generator()))
+    view = undo_normalize(random_view(images, still(edges=0.25), generator()))
+    changed = (view - plain).abs().amax((1, 2, 3)) > 1e-3
+    assert changed.float().mean() == pytest.approx(0.25, abs=0.07)
+    torch.testing.assert_close(view[changed][0], draw_edges(images[:1])[0], atol=1e-5, rtol=0)
 
 
 # --- draws ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import yaml
 from ddm.errors import DdmError
 
 Splits = Literal["drawn", "official", "A", "B", "C", "D", "E"]
-Invariance = Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "none"]
+Invariance = Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "neighbours", "none"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class PretrainConfig:
             them with their defaults.
         shared_style: area of the amplitude spectrum, drawn up to this share, that all images of a
             view take from one of them (batch styles standardization); 0 for none.
+        edges: probability that an image of a view is drawn as its edges, dark lines on white.
         encoder: "small" or the name of a timm model.
         init: first weights: a pretrained model of timm, a file (safetensors, or a checkpoint of
             timm, lightly, solo-learn, MoCo, DINO, ddm) or a run folder; random ones by default.
@@ -108,6 +109,7 @@ class PretrainConfig:
     method: str = "simclr"
     method_args: dict[str, int | float] = field(default_factory=dict)
     shared_style: float = 0.0
+    edges: float = 0.0
     encoder: str = "small"
     init: str | None = None
     ddm: ModuleConfig = field(default_factory=ModuleConfig)
@@ -129,8 +131,9 @@ class PretrainConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
-        if not 0 <= self.shared_style <= 1:
-            raise DdmError(f"shared_style={self.shared_style} must lie in [0, 1]")
+        for name in ("shared_style", "edges"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DdmError(f"{name}={getattr(self, name)} must lie in [0, 1]")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < max(1, self.epochs):
             raise DdmError(
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "

@@ -58,8 +58,8 @@ class DomainDisentanglement(nn.Module):
         num_domains: number of domains K, at least 2.
         variant_dim: width of the variant portion; one eighth of ``feature_dim`` by default.
         variant: ``"cross_entropy"``, ``"prototypes"`` or None.
-        invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"`` or
-            None.
+        invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"``,
+            ``"neighbours"`` or None.
         independence: ``"cross_correlation"``, ``"hsic"`` or None.
         variant_weight: weight of the variant term.
         invariance_weight: weight of the invariance term.

@@ -377,6 +377,95 @@ class PrototypeInvariance(nn.Module):
         return -(batch.weights[:, None] * targets.flatten(0, 1) * log_p).sum()
 
 
+class NeighbourInvariance(nn.Module):
+    """A row and its mutual nearest neighbour in another domain attract each other.
+
+    Nearest-neighbour positives as in NNCLR (Dwibedi et al., 2021, arXiv 2104.14548), but from
+    another domain, and mutual ones only. A memory holds the directions of past rows, each
+    standardised by the mean and deviation of its own domain in its batch, so that a domain's own
+    place and scale do not decide who is near. The neighbour of a sample is the entry of any other
+    domain that is most similar to it; it counts if, seen from there, fewer than ``mutual`` entries
+    of the sample's own domain are nearer. Each view of the sample is then to pick its neighbour
+    among all entries of the neighbour's domain, by cosine softmax: within one domain, the domain
+    helps in nothing.
+
+    Nothing is forced: samples without a mutual neighbour, as on domains with disjoint classes,
+    count as zero. So do all until the memory is full.
+
+    Args:
+        dim: width of the invariant portion.
+        memory: how many past samples are held; fewer than the data set has, so that it is full
+            within an epoch.
+        mutual: how near the sample must be among its own domain, seen from its neighbour.
+        temperature: of the cosine softmax.
+    """
+
+    entries: Tensor
+    entry_domains: Tensor
+    position: Tensor
+
+    def __init__(
+        self, dim: int, memory: int = 4096, mutual: int = 3, temperature: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.mutual = mutual
+        self.temperature = temperature
+        self.register_buffer("entries", torch.zeros(memory, dim))
+        self.register_buffer("entry_domains", torch.full((memory,), -1))
+        # How many rows were ever entered; the next one goes to its remainder.
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def remember(self, rows: Tensor, domains: Tensor) -> None:
+        """Enter rows, shape (N, dim), in place of the oldest; unknown ones match nobody."""
+        size = len(self.entries)
+        rows, domains = rows[-size:], domains[-size:]
+        place = (self.position + torch.arange(len(rows), device=rows.device)) % size
+        self.entries[place] = rows.to(self.entries.dtype)
+        self.entry_domains[place] = domains
+        self.position += len(rows)
+
+    @torch.no_grad()
+    def neighbours(self, rows: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest entry of another domain, and whether it is mutual.
+
+        Args:
+            rows: directions, shape (N, dim).
+            domains: of the rows, -1 for unknown, shape (N,).
+
+        Returns:
+            Index of the entry, shape (N,), and 1 or 0, shape (N,).
+        """
+        entries, theirs = self.entries.to(rows.dtype), self.entry_domains
+        known = (domains[:, None] >= 0) & (theirs >= 0)
+        similarity = (rows @ entries.T).masked_fill(~known | (domains[:, None] == theirs), -2.0)
+        value, nearest = similarity.max(1)
+        back = (entries[nearest] @ entries.T).masked_fill(domains[:, None] != theirs, -2.0)
+        nearer = (back > value[:, None]).sum(1)
+        full = self.position >= len(entries)
+        return nearest, ((value > -2) & (nearer < self.mutual) & full).to(rows.dtype)
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        means = batch.averaging.T @ features
+        centred = features - batch.one_hot @ means
+        scale = batch.one_hot @ (batch.averaging.T @ centred.square() + EPS).rsqrt()
+        views = directions(centred * scale)
+        stacked = views.view(batch.num_views, -1, views.shape[1])
+        sample = F.normalize(stacked.detach().mean(0), dim=1, eps=1e-2)
+        # A domain with a single sample in the batch is its own mean: nothing is left to compare.
+        one_hot = batch.one_hot[: len(sample)] * (batch.counts > batch.num_views)
+        domains = torch.where(one_hot.sum(1) > 0, one_hot.argmax(1), -1)
+        nearest, found = self.neighbours(sample, domains)
+        # A copy: the memory changes before this call's backward.
+        entries, theirs = self.entries.to(views.dtype, copy=True), self.entry_domains
+        same = theirs[nearest][:, None] == theirs
+        logits = (stacked @ entries.T / self.temperature).masked_fill(~same, -1e4)
+        picked = logits.log_softmax(2)[:, torch.arange(len(sample)), nearest]
+        if self.training:
+            self.remember(sample, domains)
+        return -(batch.weights.view(batch.num_views, -1) * found * picked).sum()
+
+
 # --- independence: what keeps the two portions apart ---------------------------------------------
 
 
@@ -427,6 +516,7 @@ INVARIANCE: dict[str, Callable[[int, int], nn.Module]] = {
     "coral": lambda dim, num_domains: CORALInvariance(),
     "mmd": lambda dim, num_domains: MMDInvariance(),
     "prototypes": PrototypeInvariance,
+    "neighbours": lambda dim, num_domains: NeighbourInvariance(dim),
 }
 INDEPENDENCE: dict[str, Callable[[], nn.Module]] = {
     "cross_correlation": CrossCorrelationIndependence,

@@ -109,7 +109,7 @@ class Pretraining(pl.LightningModule):
         if self.method.needs_domains and not config.ddm.enabled:
             require_two_domains(dataset.name, self.domains, self.images.indices)
         self.view_settings = [
-            replace(view, shared_style=config.shared_style)
+            replace(view, shared_style=config.shared_style, edges=config.edges)
             for view in self.method.views(config.size)
         ]
         for size in {view.size for view in self.view_settings}:
