@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ddm.distributed import gather_rows, synchronize_batch_norm, world_size
 from ddm.methods import METHODS, Method, SimCLR
 from ddm.module import DomainDisentanglement
+from ddm.objectives import NeighbourInvariance
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
@@ -38,6 +39,7 @@ COMBINATIONS: dict[str, tuple[int, tuple[str | None, str | None, str | None]]] =
     "mmd": (2, (None, "mmd", "hsic")),
     "prototypes": (1, ("prototypes", "prototypes", "cross_correlation")),
     "prototypes_swapped": (2, ("cross_entropy", "prototypes", "hsic")),
+    "neighbours": (2, ("cross_entropy", "neighbours", "cross_correlation")),
 }
 #: Domains of each step, rank by rank: each rank has one of its own; then domain 3 on one rank only;
 #: then one domain in all, which gives no gradient; then a rank that knows nothing; then all mixed.
@@ -63,6 +65,9 @@ class Model(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(5, 12), nn.Tanh())
         chosen: Any = dict(zip(("variant", "invariance", "independence"), names, strict=True))
         self.ddm = DomainDisentanglement(12, NUM_DOMAINS, 4, **chosen)
+        if names[1] == "neighbours":
+            # So small that it is full after the second step.
+            self.ddm.invariance = NeighbourInvariance(8, memory=16)
         self.double()
 
     def forward(self, images: Tensor, domains: Tensor) -> Tensor:
