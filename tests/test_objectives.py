@@ -769,6 +769,13 @@ def test_neighbours_count_once_the_memory_is_full() -> None:
     assert torch.equal(term.entries, before) and int(term.position) == 240
 
 
+@pytest.mark.parametrize("d", [[1] * 8, [-1] * 8, [0, 1, -1, -1, -1, -1, -1, -1]])
+def test_what_says_nothing_of_content_matches_nobody(d: list[int]) -> None:
+    term = NeighbourInvariance(DIM, memory=8).double()
+    apply(term, torch.tensor(random_features(8)), d)
+    assert (term.entry_domains == -1).all() and int(term.position) == 8
+
+
 def test_the_oldest_entries_make_way() -> None:
     term = NeighbourInvariance(2, memory=3)
     for value in range(5):

@@ -341,7 +341,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_shared_styles_and_domain_aware_negatives_change_the_run(tmp_path, dataset):
+def test_views_and_domain_aware_negatives_change_the_run(tmp_path, dataset):
     losses = {}
     for name, changes in {
         "plain": {},

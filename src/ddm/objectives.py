@@ -437,8 +437,8 @@ class NeighbourInvariance(nn.Module):
             Index of the entry, shape (N,), and 1 or 0, shape (N,).
         """
         entries, theirs = self.entries.to(rows.dtype), self.entry_domains
-        known = (domains[:, None] >= 0) & (theirs >= 0)
-        similarity = (rows @ entries.T).masked_fill(~known | (domains[:, None] == theirs), -2.0)
+        no_match = (domains[:, None] == theirs) | (domains[:, None] < 0) | (theirs < 0)
+        similarity = (rows @ entries.T).masked_fill(no_match, -2.0)
         value, nearest = similarity.max(1)
         back = (entries[nearest] @ entries.T).masked_fill(domains[:, None] != theirs, -2.0)
         nearer = (back > value[:, None]).sum(1)
@@ -450,20 +450,22 @@ class NeighbourInvariance(nn.Module):
         centred = features - batch.one_hot @ means
         scale = batch.one_hot @ (batch.averaging.T @ centred.square() + EPS).rsqrt()
         views = directions(centred * scale)
-        stacked = views.view(batch.num_views, -1, views.shape[1])
-        sample = F.normalize(stacked.detach().mean(0), dim=1, eps=1e-2)
-        # A domain with a single sample in the batch is its own mean: nothing is left to compare.
-        one_hot = batch.one_hot[: len(sample)] * (batch.counts > batch.num_views)
+        of_sample = views.detach().view(batch.num_views, -1, views.shape[1])
+        sample = F.normalize(of_sample.mean(0), dim=1, eps=1e-2)
+        # A domain with a single sample in the batch is its own mean, and a batch of one domain was
+        # not standardised: nothing is left to compare.
+        tells = batch.several * (batch.counts > batch.num_views)
+        one_hot = batch.one_hot[: len(sample)] * tells
         domains = torch.where(one_hot.sum(1) > 0, one_hot.argmax(1), -1)
         nearest, found = self.neighbours(sample, domains)
         # A copy: the memory changes before this call's backward.
         entries, theirs = self.entries.to(views.dtype, copy=True), self.entry_domains
-        same = theirs[nearest][:, None] == theirs
-        logits = (stacked @ entries.T / self.temperature).masked_fill(~same, -1e4)
-        picked = logits.log_softmax(2)[:, torch.arange(len(sample)), nearest]
+        nearest, found = nearest.repeat(batch.num_views), found.repeat(batch.num_views)
+        other = theirs[nearest][:, None] != theirs
+        logits = (views @ entries.T / self.temperature).masked_fill(other, -1e4)
         if self.training:
             self.remember(sample, domains)
-        return -(batch.weights.view(batch.num_views, -1) * found * picked).sum()
+        return (batch.weights * found * F.cross_entropy(logits, nearest, reduction="none")).sum()
 
 
 # --- independence: what keeps the two portions apart ---------------------------------------------

@@ -26,7 +26,8 @@ def test_it_is_the_sequence_that_it_was_made_of(found):
     assert keys == plain and tuple(keys) == plain and len(keys) == len(plain)
     assert [keys[i] for i in range(-len(plain), 0)] == list(plain)
     assert keys[1:-1] == plain[1:-1] and keys[::-2] == plain[::-2]
-    assert Keys(iter(found)) == keys and hash(Keys(found)) == hash(keys)
+    assert Keys(iter(found)) == keys and hash(keys) == hash(plain)
+    assert Keys(keys) == keys
 
 
 def test_what_differs_is_not_equal():

@@ -85,8 +85,7 @@ class ImageDataset:
     metadata: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keys, Keys):
-            object.__setattr__(self, "keys", Keys(self.keys))
+        object.__setattr__(self, "keys", Keys(self.keys))
         n = len(self.keys)
         columns: dict[str, NDArray[Any]] = {
             "domains": self.domains.index,

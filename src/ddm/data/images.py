@@ -172,7 +172,7 @@ class FileReader:
         self.root = os.fspath(root)
         self.size = size
         self.channels = channels
-        self._paths = paths if isinstance(paths, Keys) else Keys(paths)
+        self._paths = Keys(paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -279,7 +279,7 @@ def keep_readable(
     Raises:
         DdmError: no image can be read, or under ``strict`` not every one.
     """
-    keys = keys if isinstance(keys, Keys) else Keys(keys)
+    keys = Keys(keys)
     reader = open_with(root, keys, size, channels)
     # Rows of an Arrow file have no path each.
     memory = Memory(root, keys, getattr(reader, "path", None), size, channels)

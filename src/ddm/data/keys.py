@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 _CODEC = ("utf-8", "surrogateescape")
 
@@ -19,10 +20,16 @@ class Keys(Sequence[str]):
     texts.
 
     Args:
-        names: the texts.
+        names: the texts; another ``Keys`` shares its block.
     """
 
+    _block: bytes
+    _edges: NDArray[np.int64]
+
     def __init__(self, names: Iterable[str]) -> None:
+        if isinstance(names, Keys):
+            self._block, self._edges = names._block, names._edges
+            return
         block, edges = bytearray(), [0]
         for name in names:
             block += name.encode(*_CODEC)
@@ -54,7 +61,7 @@ class Keys(Sequence[str]):
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self._block, self._edges.tobytes()))
+        return hash(tuple(self))  # What is equal must hash alike.
 
     def __repr__(self) -> str:
         return f"Keys({len(self)} names)"

@@ -6,7 +6,6 @@ import csv
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -154,7 +153,6 @@ def _read_table(path: Path) -> Table:
     }
 
 
-@lru_cache(1 << 16)
 def _text(value: str) -> str:
     """A name without the blanks around it; "NaN" is how other tools write that there is none."""
     value = value.strip()
