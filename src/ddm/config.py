@@ -14,7 +14,9 @@ import yaml
 from ddm.errors import DdmError
 
 Splits = Literal["drawn", "official", "A", "B", "C", "D", "E"]
-Invariance = Literal["adversarial", "confusion", "coral", "mmd", "prototypes", "neighbours", "none"]
+Invariance = Literal[
+    "adversarial", "confusion", "coral", "mmd", "prototypes", "instances", "neighbours", "none"
+]
 
 
 @dataclass(frozen=True)

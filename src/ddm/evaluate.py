@@ -20,7 +20,7 @@ from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.probe import Row
-from ddm.protocols import SeenUnseen, WildsSplits
+from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains
 from ddm.run_folder import RunFolder
 
 PACKAGES = ("ddm-ssl", "torch", "timm", "lightly", "pytorch-lightning", "scikit-learn", "numpy")
@@ -63,6 +63,10 @@ def evaluate(
     }
     # WILDS' splits say themselves what is seen, unless domains were held out by hand.
     wilds = WildsSplits.fits(dataset) and not config.held_out
+    if not wilds:
+        standardized = standardize_domains(features, dataset)
+        if standardized is not None:
+            portions["standardized"] = standardized
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:

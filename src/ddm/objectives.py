@@ -30,8 +30,7 @@ class DomainBatch:
     """The domains of a batch, in the forms that the terms need.
 
     Args:
-        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view
-            by
+        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view by
             view: row ``v * N + n`` is view ``v`` of sample ``n``.
         num_views: how many views of each sample the rows hold.
     """
@@ -96,6 +95,17 @@ def standardize(features: Tensor, batch: DomainBatch) -> Tensor:
     centred = batch.several * (features - mean)
     variance = batch.weights @ centred.square()
     return centred / (variance + EPS).sqrt()
+
+
+def standardize_within(features: Tensor, batch: DomainBatch) -> Tensor:
+    """Zero mean and unit variance in each dimension within each domain, shape (M, D).
+
+    Rows of unknown domain are left as they are.
+    """
+    centred = features - batch.one_hot @ (batch.averaging.T @ features)
+    variance = batch.averaging.T @ centred.square()
+    known = batch.one_hot.sum(1, keepdim=True)
+    return centred * (1 - known + batch.one_hot @ (variance + EPS).rsqrt())
 
 
 def directions(standardized: Tensor) -> Tensor:
@@ -377,6 +387,45 @@ class PrototypeInvariance(nn.Module):
         return -(batch.weights[:, None] * targets.flatten(0, 1) * log_p).sum()
 
 
+class InstanceInvariance(nn.Module):
+    """Each sample is told apart from the other samples of its own domain, and from no others.
+
+    Instance discrimination within domains: what is the same all over a domain tells none of its
+    samples apart, so the portion has nothing to gain from it. The idea is that of domain-aware
+    negatives (DARLING, Zhang et al., 2022, arXiv 2107.06219; BrAD, Harary et al., 2022, arXiv
+    2112.02300); here it is a term of its own beside any self-supervised loss, on the features
+    themselves and without a projection head. Rows are standardised by the mean and deviation of
+    their own domain in the batch. The loss of a row z with the rows P of its sample's other views is
+
+        -mean over p in P of log(exp(z p / t) / sum_k exp(z k / t)),
+
+    where k runs over all other rows of its domain: NT-Xent (Chen et al., 2020, arXiv 2002.05709)
+    for two views, as in supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362,
+    equation 2) for more. Domains are never compared, so that their classes may be shared or not.
+
+    A single view of each sample gives zero; so does a domain with a single sample in the batch.
+
+    Args:
+        temperature: t, of the cosine softmax.
+    """
+
+    def __init__(self, temperature: float = 0.2) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        rows = directions(standardize_within(features, batch))
+        views, sample = batch.num_views, torch.arange(len(rows), device=rows.device)
+        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        other = batch.one_hot @ batch.one_hot.T < 0.5
+        log_p = (rows @ rows.T / self.temperature).masked_fill(itself | other, -1e4).log_softmax(1)
+        loss = rows.new_zeros(len(rows))
+        for shift in range(1, views):
+            partner = sample.roll(shift * (len(rows) // views))
+            loss = loss - log_p.gather(1, partner[:, None])[:, 0] / (views - 1)
+        return (batch.weights * loss).sum()
+
+
 class NeighbourInvariance(nn.Module):
     """A row and its mutual nearest neighbour in another domain attract each other.
 
@@ -446,10 +495,7 @@ class NeighbourInvariance(nn.Module):
         return nearest, ((value > -2) & (nearer < self.mutual) & full).to(rows.dtype)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        means = batch.averaging.T @ features
-        centred = features - batch.one_hot @ means
-        scale = batch.one_hot @ (batch.averaging.T @ centred.square() + EPS).rsqrt()
-        views = directions(centred * scale)
+        views = directions(standardize_within(features, batch))
         of_sample = views.detach().view(batch.num_views, -1, views.shape[1])
         sample = F.normalize(of_sample.mean(0), dim=1, eps=1e-2)
         # A domain with a single sample in the batch is its own mean, and a batch of one domain was
@@ -518,6 +564,7 @@ INVARIANCE: dict[str, Callable[[int, int], nn.Module]] = {
     "coral": lambda dim, num_domains: CORALInvariance(),
     "mmd": lambda dim, num_domains: MMDInvariance(),
     "prototypes": PrototypeInvariance,
+    "instances": lambda dim, num_domains: InstanceInvariance(),
     "neighbours": lambda dim, num_domains: NeighbourInvariance(dim),
 }
 INDEPENDENCE: dict[str, Callable[[], nn.Module]] = {

@@ -52,6 +52,38 @@ class Answers:
     parts: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.int64]]]
 
 
+def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | None:
+    """All features, each domain brought to mean 0 and deviation 1 by its own training images.
+
+    What is left of a shift between domains that moves or stretches the features as a whole. It takes
+    no labels, but unlabelled images of the unseen domain (its training split, none of those that are
+    tested): the setting is transductive, as in adaptive batch normalisation (Li et al., 2016, arXiv
+    1603.04779), and such figures are not to be mixed with those of a domain that nothing is known
+    of. Images of unknown domain keep the statistics of all.
+
+    Args:
+        features: of all images, shape (N, D).
+        dataset: the images.
+
+    Returns:
+        Array of shape (N, D); None where a domain has fewer than two training images.
+    """
+    training = dataset.splits == "train"
+    index = dataset.domains.index
+    of_all = np.maximum(features[training].std(0), 1e-6)
+    standardized = np.empty_like(features)
+    for domain in np.unique(index):
+        members = index == domain
+        of_it = features[members & training if domain >= 0 else training]
+        if len(of_it) < 2:
+            return None
+        deviation = of_it.std(0)
+        # A dimension that is dead in a domain would blow up what is left of it there.
+        deviation = np.where(deviation > 1e-3 * of_all, deviation, of_all)
+        standardized[members] = (features[members] - of_it.mean(0)) / deviation
+    return standardized
+
+
 @dataclass(frozen=True)
 class SeenUnseen:
     """The protocol of seen and unseen domains.

@@ -81,8 +81,8 @@ class MoCo(Method):
 
     He et al., 2019 (arXiv 1911.05722) and Chen et al., 2020 (arXiv 2003.04297). A query attracts
     the key of the other view of its image, which a slowly following encoder makes, and is repelled
-    by a queue of earlier keys: equation 1 of the former. One direction only, so ``features`` hold
-    one view.
+    by a queue of earlier keys: equation 1 of the former. One direction only: of the two views in
+    ``features`` the second is the key encoder's, without gradient.
 
     The authors shuffle keys between GPUs, so that a query and its key do not share the statistics
     of batch norm, by which the positive could be told without looking. Here both come from the
@@ -129,7 +129,8 @@ class MoCo(Method):
         query_view, key_view = views[:2]
         features = self.encoder(query_view)
         queries = F.normalize(self.head(features[:, self.head_start :]), dim=1)
-        keys = F.normalize(self.key_head(self.key_encoder(key_view)[:, self.head_start :]), dim=1)
+        key_features = self.key_encoder(key_view)
+        keys = F.normalize(self.key_head(key_features[:, self.head_start :]), dim=1)
         positive = (queries * keys).sum(1, keepdim=True)
         # A copy, since the queue moves on before the backward pass.
         negative = queries @ self.queue.keys.clone().T.to(queries.dtype)
@@ -137,7 +138,7 @@ class MoCo(Method):
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
         if self.training:
             self.queue.push(gather_rows(keys))
-        return MethodOutput(loss, features[None])
+        return MethodOutput(loss, torch.stack([features, key_features]))
 
     def after_step(self) -> None:
         self.key_encoder.update(self.encoder, self.settings.momentum)
