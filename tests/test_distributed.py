@@ -39,6 +39,7 @@ COMBINATIONS: dict[str, tuple[int, tuple[str | None, str | None, str | None]]] =
     "mmd": (2, (None, "mmd", "hsic")),
     "prototypes": (1, ("prototypes", "prototypes", "cross_correlation")),
     "prototypes_swapped": (2, ("cross_entropy", "prototypes", "hsic")),
+    "instances": (2, ("prototypes", "instances", "cross_correlation")),
     "neighbours": (2, ("cross_entropy", "neighbours", "cross_correlation")),
 }
 #: Domains of each step, rank by rank: each rank has one of its own; then domain 3 on one rank only;

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from ddm.config import ModuleConfig, PretrainConfig
+from ddm.domains import DomainTable
 from ddm.embed import embed
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate, split_hashes, summary_table
 from ddm.pretrain import pretrain
-from ddm.protocols import SeenUnseen
+from ddm.protocols import SeenUnseen, standardize_domains
 from ddm.run_folder import RunFolder
 from synthetic import make_dataset
 
@@ -59,7 +60,8 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     results = evaluate(run.path, dataset)
     assert json.loads(run.results_file.read_text()) == json.loads(json.dumps(results))
     assert (results["feature_dim"], results["variant_dim"]) == (192, 40)
-    assert {r["portion"] for r in results["rows"]} == {"all", "invariant", "variant"}
+    portions = {"all", "invariant", "variant", "standardized"}
+    assert {r["portion"] for r in results["rows"]} == portions
     assert {r["measure"] for r in results["rows"]} == {"linear", "knn", "retrieval", "leakage"}
     for r in results["rows"]:
         assert 0 <= r["low"] <= r["value"] <= r["high"] <= 1, r
@@ -95,6 +97,36 @@ def test_perfect_and_useless_features_are_told_apart(dataset):
             assert find(rows, portion="b", **key)["value"] < 0.7
     assert find(rows, measure="leakage", portion="b", **common)["value"] == 1
     assert find(rows, measure="leakage", portion="a", **common)["value"] < 0.8
+
+
+def test_standardizing_takes_place_and_scale_of_a_domain_out(dataset):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((len(dataset), 3)).astype(np.float32)
+    features[:, 2] = dataset.domains.index  # Dead in each domain.
+    moved = features * [1, 5, 1] + np.array([0, 9, 0])
+    moved = np.where((dataset.domains.index == 1)[:, None], moved, features).astype(np.float32)
+    expected = np.empty_like(features)
+    for domain in range(3):
+        members = np.flatnonzero(dataset.domains.index == domain)
+        training = [features[i] for i in members if dataset.splits[i] == "train"]
+        mean, deviation = np.mean(training, 0), np.std(training, 0)
+        deviation[2] = features[dataset.splits == "train", 2].std()
+        expected[members] = (features[members] - mean) / deviation
+    for each in (features, moved):
+        np.testing.assert_allclose(standardize_domains(each, dataset), expected, atol=1e-4)
+    assert (expected[:, 2] == 0).all()
+    # Images of unknown domain have the mean of all; a domain without a mean of its own has none.
+    index = np.where(dataset.domains.index == 2, -1, dataset.domains.index)
+    two = replace(dataset, domains=DomainTable(index, dataset.domains.names[:2]))
+    found = standardize_domains(features, two)[index < 0]
+    training = features[dataset.splits == "train"]
+    np.testing.assert_allclose(
+        found[:, :2], ((features - training.mean(0)) / training.std(0))[index < 0, :2], atol=1e-4
+    )
+    lonely = np.where(
+        (dataset.domains.index == 2) & (dataset.splits == "train"), "val", dataset.splits
+    )
+    assert standardize_domains(features, replace(dataset, splits=lonely)) is None
 
 
 def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):

@@ -113,6 +113,7 @@ def test_without_validation_images_the_last_weights_are_kept(dataset):
         (dict(fractions=()), "must lie in"),
         (dict(learning_rates=(-1.0,)), "must be positive"),
         (dict(steps=0), "steps=0"),
+        (dict(invariance="instances"), "fine-tuning has one view only; choose adversarial"),
         (dict(invariance="corral"), "'corral' is unknown; choose one of adversarial"),
     ],
 )

@@ -26,6 +26,7 @@ from ddm.objectives import (
     CrossEntropyVariant,
     DomainBatch,
     HSICIndependence,
+    InstanceInvariance,
     MMDInvariance,
     NeighbourInvariance,
     PrototypeInvariance,
@@ -189,19 +190,32 @@ def prototype_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: 
     return balanced_mean(swapped, d)
 
 
-def neighbour_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
-    def rows(x: np.ndarray) -> np.ndarray:
-        h, result = slow_standardize(x, d), np.zeros_like(x)
-        for members in rows_of(d).values():
-            for j in range(x.shape[1]):
-                mean = sum(h[r, j] for r in members) / len(members)
-                variance = sum((h[r, j] - mean) ** 2 for r in members) / len(members)
-                for r in members:
-                    result[r, j] = (h[r, j] - mean) / math.sqrt(variance + EPS)
-        return np.array([unit(row) for row in result])
+def directions_within(x: np.ndarray, d: list[int]) -> np.ndarray:
+    h, result = slow_standardize(x, d), np.zeros_like(x)
+    for members in rows_of(d).values():
+        for j in range(x.shape[1]):
+            mean = sum(h[r, j] for r in members) / len(members)
+            variance = sum((h[r, j] - mean) ** 2 for r in members) / len(members)
+            for r in members:
+                result[r, j] = (h[r, j] - mean) / math.sqrt(variance + EPS)
+    return np.array([unit(row) for row in result])
 
+
+def instance_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
+    n, z = len(d) // views, directions_within(x, d)
+
+    def told_apart(r: int, k: int) -> float:
+        own = [i for i in range(len(d)) if d[i] == k and i != r]
+        answer = log_softmax(np.array([z[r] @ z[i] / 0.2 for i in own]))
+        positive = [own.index(i) for i in own if i % n == r % n]
+        return -sum(answer[i] for i in positive) / (views - 1)
+
+    return balanced_mean(told_apart, d)
+
+
+def neighbour_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
     n, entries, theirs = len(d) // views, p["entries"], p["entry_domains"]
-    now, then = rows(x), rows(x_at)
+    now, then = directions_within(x, d), directions_within(x_at, d)
 
     def attraction(r: int, k: int) -> float:
         if d[:n].count(k) < 2:
@@ -297,6 +311,8 @@ TERMS = {
     "prototypes_1_view": Term(swapping, prototype_invariance, 1),
     "prototypes_2_views": Term(swapping, prototype_invariance, 2),
     "prototypes_3_views": Term(swapping, prototype_invariance, 3),
+    "instances_2_views": Term(InstanceInvariance, instance_invariance, 2),
+    "instances_3_views": Term(InstanceInvariance, instance_invariance, 3),
     "neighbours_1_view": Term(full_memory, neighbour_invariance, 1, learnt_per_domain=True),
     "neighbours_2_views": Term(full_memory, neighbour_invariance, 2, learnt_per_domain=True),
     "cross_correlation": Term(CrossCorrelationIndependence, cross_correlation),
@@ -746,6 +762,27 @@ def test_discrepancy_is_zero_for_equal_domains_and_grows_with_a_shift(name: str)
     ]
     assert values[0] == pytest.approx(0, abs=1e-12)
     assert values[0] < values[1] < values[2]
+
+
+# --- instances -----------------------------------------------------------------------------------
+
+
+def test_instances_of_other_domains_do_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 2, 5, DIM, generator=generator, dtype=torch.float64)
+    d, term = [0] * 5 + [1] * 5, InstanceInvariance().double()
+
+    def loss(other: torch.Tensor) -> torch.Tensor:
+        batch = DomainBatch.from_index(torch.tensor(d), 2, 2, torch.float64)
+        return term(torch.cat([one, other], 1).flatten(0, 1), batch)
+
+    # Where a domain lies and how wide it is tells none of its samples apart.
+    torch.testing.assert_close(loss(other), loss(100 * other - 7), rtol=1e-4, atol=0)
+
+
+def test_instances_need_two_views() -> None:
+    with pytest.raises(ValueError, match=r"two views of each sample.*torch\.stack"):
+        apply(InstanceInvariance(), torch.tensor(random_features(8)), [0, 1] * 4)
 
 
 # --- neighbours ----------------------------------------------------------------------------------

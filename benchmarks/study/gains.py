@@ -1,22 +1,32 @@
-"""What is gained over the plain methods, and by what: views, module, both.
+"""What one kind of run gains over another: a table and a plot.
 
-    python benchmarks/study/gains.py benchmarks/results/study/methods
+    python benchmarks/study/gains.py benchmarks/results/study/instances instances-plain
+    python benchmarks/study/gains.py benchmarks/results/study/methods neighbours-plain edges-plain \
+        neighbours-edges
 
-Reads the runs of a grid whose variants are called METHOD-plain, METHOD-edges and METHOD-neighbours
-and prints, for each method and for all, the differences of runs with the same held-out domain and
-seed: the recipe (neighbours with edges less plain), the views (edges less plain) and the module
-(neighbours less edges, under the same views). Beside a mean over several pairs stands the half
-width of its 95% interval (t). Writes the same to `gains.md` in that folder.
+Reads the runs of a grid whose variants are called METHOD-KIND and prints, for each method and for
+all, the differences of pairs of runs with the same method, held-out domain and seed. Beside a mean
+over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
+seeds and, in the last line, methods are averaged within each first, since they share its images).
+Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison.
+
+What is read of the two runs, first and second: all features of both; the invariant portion against
+all features; features standardised by domain, of both and against plain ones (they need unlabelled
+images of the unseen domain, see `ddm.protocols.standardize_domains`).
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
 
 from ddm.probe import SUMMARIES
+
+matplotlib.use("Agg")
 
 #: Heading, measure, label, trained_on, side.
 FIGURES = (
@@ -26,18 +36,21 @@ FIGURES = (
     ("subgroup, unseen", "linear", "subgroup", "seen", "unseen"),
     ("retrieval, unseen", "retrieval", "instance", "none", "unseen"),
 )
-GAINS = (
-    ("recipe", "neighbours", "plain"),
-    ("views", "edges", "plain"),
-    ("module", "neighbours", "edges"),
+PORTIONS = (
+    ("all", "all"),
+    ("invariant", "all"),
+    ("standardized", "standardized"),
+    ("standardized", "all"),
 )
-PORTIONS = ("all", "invariant")
+SAID = {"all": "all features", "invariant": "invariant portion", "standardized": "standardised"}
 
+Floats = NDArray[np.float64]
 Pair = tuple[str, tuple[str, ...], int]
+Records = dict[str, dict[Pair, dict]]
 
 
 def figures(record: dict, portion: str) -> list[float]:
-    """The figures of a run in %, each the mean over the domains of its side."""
+    """The figures of a run in %, each the mean over the domains of its side; NaN for none."""
     found = []
     for _, *key in FIGURES:
         values = [
@@ -47,13 +60,13 @@ def figures(record: dict, portion: str) -> list[float]:
             and row["portion"] == portion
             and row["domain"] not in SUMMARIES
         ]
-        found.append(100 * float(np.mean(values)))
+        found.append(100 * float(np.mean(values)) if values else float("nan"))
     return found
 
 
-def read(folder: Path) -> dict[str, dict[Pair, dict]]:
-    """The records of each kind of variant (plain, edges, neighbours) by method, domain and seed."""
-    found: dict[str, dict[Pair, dict]] = {}
+def read(folder: Path) -> Records:
+    """The records of each kind of variant by method, held-out domains and seed."""
+    found: Records = {}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
         method, kind = record["variant"].rsplit("-", 1)
@@ -61,46 +74,100 @@ def read(folder: Path) -> dict[str, dict[Pair, dict]]:
     return found
 
 
-def cell(gaps: np.ndarray) -> str:
-    if len(gaps) < 2:
-        return f"{gaps.mean():+.1f}" if len(gaps) else "-"
-    half = t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return f"{gaps.mean():+.1f} ± {half:.1f}"
+def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
+    """Mean over held-out domains of the mean of each, and the half width of its 95% interval.
+
+    Args:
+        gaps: shape (pairs, figures).
+        pairs: what each row is of.
+
+    Returns:
+        Two arrays of shape (figures,); the widths are NaN for a single held-out domain.
+    """
+    held_out = [pair[1] for pair in pairs]
+    means = np.array(
+        [gaps[[h == domain for h in held_out]].mean(0) for domain in dict.fromkeys(held_out)]
+    )
+    n = len(means)
+    if n < 2:
+        return means.mean(0), np.full(means.shape[1], np.nan)
+    return means.mean(0), t.ppf(0.975, n - 1) * means.std(0, ddof=1) / n**0.5
 
 
-def tables(folder: Path) -> str:
-    records = read(folder)
-    blocks = []
-    for portion in PORTIONS:
-        for name, after, before in GAINS:
-            pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
-            gaps = np.array(
-                [
-                    np.subtract(
-                        figures(records[after][p], portion), figures(records[before][p], "all")
-                    )
-                    for p in pairs
-                ]
-            ).reshape(-1, len(FIGURES))
-            lines = [
-                "| method | pairs | " + " | ".join(f[0] for f in FIGURES) + " |",
-                "|---" * (2 + len(FIGURES)) + "|",
-            ]
-            for method in [*dict.fromkeys(p[0] for p in pairs), "all methods"]:
-                mine = gaps[[method in (p[0], "all methods") for p in pairs]]
-                cells = " | ".join(cell(column) for column in mine.T)
-                lines.append(f"| {method} | {len(mine)} | {cells} |")
-            what = "all features" if portion == "all" else "invariant portion against all features"
-            blocks.append(f"### {name}: {after} less {before}, {what}\n\n" + "\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+def compare(records: Records, after: str, before: str, portions: tuple[str, str]):
+    """Name of each line, its pairs, means and half widths; the last line is of all methods."""
+    pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
+    gaps = np.array(
+        [
+            np.subtract(
+                figures(records[after][p], portions[0]), figures(records[before][p], portions[1])
+            )
+            for p in pairs
+        ]
+    )
+    for method in [*dict.fromkeys(p[0] for p in pairs), "all methods"]:
+        mine = [i for i, p in enumerate(pairs) if method in (p[0], "all methods")]
+        yield method, [pairs[i] for i in mine], gaps[mine]
+
+
+def table(records: Records, after: str, before: str, portions: tuple[str, str]) -> str:
+    head = " | ".join(figure[0] for figure in FIGURES)
+    lines = [f"| method | pairs | {head} |", "|---" * (2 + len(FIGURES)) + "|"]
+    for method, pairs, gaps in compare(records, after, before, portions):
+        cells = [
+            f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+            for mean, half in zip(*over_domains(gaps, pairs), strict=True)
+        ]
+        lines.append(f"| {method} | {len(pairs)} | {' | '.join(cells)} |")
+    one, other = (SAID[p] for p in portions)
+    what = one if one == other else f"{one} against {other}"
+    return f"### {after} less {before}: {what}\n\n" + "\n".join(lines)
+
+
+def plot(records: Records, after: str, before: str, path: Path) -> None:
+    """Each pair a dot, the mean and its interval over held-out domains beside them."""
+    from matplotlib import pyplot as plt
+
+    shown = [0, 1, 3, 4]
+    figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.6), sharey=True)
+    lines = list(compare(records, after, before, ("all", "all")))
+    domains = list(dict.fromkeys(p[1] for p in lines[-1][1]))
+    colours = dict(zip(domains, plt.colormaps["tab10"].colors, strict=False))
+    for axis, column in zip(axes, shown, strict=True):
+        axis.axvline(0, color="0.7", lw=1)
+        for place, (_, pairs, gaps) in enumerate(lines):
+            last = place == len(lines) - 1
+            if not last:
+                for pair, gap in zip(pairs, gaps[:, column], strict=True):
+                    axis.plot(gap, place - 0.18, ".", color=colours[pair[1]], ms=5)
+            mean, half = (values[column] for values in over_domains(gaps, pairs))
+            axis.errorbar(mean, place + 0.12, xerr=half, fmt="D" if last else "o", color="k", ms=4)
+        axis.set_title(FIGURES[column][0])
+        axis.set_xlabel("points")
+    axes[0].set_yticks(range(len(lines)), [line[0] for line in lines])
+    axes[0].invert_yaxis()
+    marks = [plt.Line2D([], [], marker=".", ls="", color=colours[d]) for d in domains]
+    figure.legend(marks, ["+".join(d) for d in domains], loc="lower center", ncols=len(domains))
+    figure.suptitle(f"{after} less {before}: points gained, all features")
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    text = tables(folder)
-    (folder / "gains.md").write_text(text, encoding="utf-8")
+    parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
+    options = parser.parse_args()
+    records = read(options.folder)
+    blocks = []
+    for after, before in (kinds.split("-") for kinds in options.kinds):
+        for portions in PORTIONS:
+            text = table(records, after, before, portions)
+            # Earlier studies did not read standardised features.
+            blocks += [] if "nan" in text else [text]
+    text = "\n\n".join(blocks) + "\n"
+    (options.folder / "gains.md").write_text(text, encoding="utf-8")
+    plot(records, *options.kinds[0].split("-"), options.folder / "gains.png")
     print(text)
 
 

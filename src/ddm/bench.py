@@ -54,6 +54,11 @@ OWN_GRIDS = Path(__file__).parent / "grids"
 Column = tuple[str, str, str, str]
 #: What may not differ within one table of published figures.
 _PUBLISHED_BY = ("backbone", "first_weights", "protocol", "source")
+_PORTIONS = {
+    "all": "All features",
+    "invariant": "Invariant portion",
+    "standardized": "All features, standardised by domain (unlabelled images of each are needed)",
+}
 _KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
 
 
@@ -437,11 +442,13 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         unseen domains one by one; and the hashes of the splits.
     """
     blocks = []
-    for portion in ("all", "invariant"):
+    for portion, title in _PORTIONS.items():
         columns = [*_wilds(records), *COLUMNS]
         columns += _label_fractions(records) if portion == "all" else ()
         # What no run has is no column: retrieval without instances, seen domains in WILDS.
         columns = [c for c in columns if _has(records, portion, c)]
+        if not columns and portion == "standardized":  # Not where a domain has too few images.
+            continue
         columns = columns or list(COLUMNS)
         figures = {
             name: {
@@ -451,7 +458,6 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
             }
             for name in variants
         }
-        title = "All features" if portion == "all" else "Invariant portion"
         head = ["variant", "runs", *(column[0] for column in columns)]
         rows = []
         for name in variants:

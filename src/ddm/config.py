@@ -38,10 +38,10 @@ class ModuleConfig:
     enabled: bool = True
     variant_dim: int | None = None
     variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
-    invariance: Invariance = "coral"
+    invariance: Invariance = "instances"
     independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
     variant_weight: float = 1.0
-    invariance_weight: float = 0.3
+    invariance_weight: float = 1.0
     independence_weight: float = 1.0
     ssl_sees: Literal["all", "invariant"] = "all"
 
@@ -234,6 +234,11 @@ class FinetuneConfig:
             raise DdmError(f"learning_rates={self.learning_rates} must be positive numbers")
         if self.steps < 1 or self.batch_size < 2:
             raise DdmError(f"steps={self.steps} and batch_size={self.batch_size}: 1 and 2 at least")
+        if self.invariance == "instances":
+            raise DdmError(
+                "invariance='instances' needs two views of a sample, and fine-tuning has one view "
+                "only; choose adversarial, coral or mmd"
+            )
         if self.invariance not in get_args(Invariance):
             raise DdmError(
                 f"invariance={self.invariance!r} is unknown; choose one of "

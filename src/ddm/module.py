@@ -43,8 +43,8 @@ class DomainDisentanglement(nn.Module):
     after Kalibhat et al., BMVC 2023 (arXiv 2309.03999). Only that paper's abstract is public: the
     objectives are this library's own, see :mod:`ddm.objectives`.
 
-    The defaults are those that did best when one of the training domains was left out in turn
-    (``benchmarks/defaults.py``): a small comparison, on one data set.
+    The defaults are those of the study under ``benchmarks/study`` (``docs/results.md``): small
+    encoders, on one data set.
 
     The module has parameters of its own (small classifiers, prototypes): give them to the
     optimizer. Where torch.distributed runs, all terms are computed over the global batch; every
@@ -59,7 +59,8 @@ class DomainDisentanglement(nn.Module):
         variant_dim: width of the variant portion; one eighth of ``feature_dim`` by default.
         variant: ``"cross_entropy"``, ``"prototypes"`` or None.
         invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"``,
-            ``"neighbours"`` or None.
+            ``"instances"``, ``"neighbours"`` or None. ``"instances"``, the default, needs two views
+            of each sample.
         independence: ``"cross_correlation"``, ``"hsic"`` or None.
         variant_weight: weight of the variant term.
         invariance_weight: weight of the invariance term.
@@ -71,8 +72,8 @@ class DomainDisentanglement(nn.Module):
 
     Example:
         >>> ddm = DomainDisentanglement(feature_dim=512, num_domains=3)
-        >>> h = encoder(torch.cat([view_1, view_2]))
-        >>> loss = ssl_loss(h) + ddm(h, domains.repeat(2)).loss
+        >>> h_1, h_2 = encoder(view_1), encoder(view_2)
+        >>> loss = ssl_loss(h_1, h_2) + ddm(torch.stack([h_1, h_2]), domains).loss
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class DomainDisentanglement(nn.Module):
         variant_dim: int | None = None,
         *,
         variant: str | None = "cross_entropy",
-        invariance: str | None = "coral",
+        invariance: str | None = "instances",
         independence: str | None = "cross_correlation",
         variant_weight: float = 1.0,
-        invariance_weight: float = 0.3,
+        invariance_weight: float = 1.0,
         independence_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -135,15 +136,16 @@ class DomainDisentanglement(nn.Module):
 
         Args:
             features: the encoder's pooled output, shape (N, D); or (V, N, D) for V views of each
-                sample, which the swapped prediction of ``invariance="prototypes"`` makes use of.
+                sample, which ``invariance="instances"`` needs and ``"prototypes"`` makes use of.
             domains: domain of each sample, integers in [-1, K), shape (N,).
 
         Returns:
             The loss, its terms and the two portions.
 
         Raises:
-            ValueError: shapes or types that do not fit, a domain out of range. (The range is looked
-                at on the CPU only: on a GPU it would make every step wait.)
+            ValueError: shapes or types that do not fit, a single view where the objective needs
+                two, a domain out of range. (The range is looked at on the CPU only: on a GPU it
+                would make every step wait.)
         """
         self._check(features, domains)
         variant, invariant = self.split(features)

@@ -30,8 +30,8 @@ class DomainBatch:
     """The domains of a batch, in the forms that the terms need.
 
     Args:
-        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view by
-            view: row ``v * N + n`` is view ``v`` of sample ``n``.
+        one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view
+            by view: row ``v * N + n`` is view ``v`` of sample ``n``.
         num_views: how many views of each sample the rows hold.
     """
 
@@ -395,7 +395,7 @@ class InstanceInvariance(nn.Module):
     negatives (DARLING, Zhang et al., 2022, arXiv 2107.06219; BrAD, Harary et al., 2022, arXiv
     2112.02300); here it is a term of its own beside any self-supervised loss, on the features
     themselves and without a projection head. Rows are standardised by the mean and deviation of
-    their own domain in the batch. The loss of a row z with the rows P of its sample's other views is
+    their own domain in the batch. The loss of a row z, with the rows P of its sample's other views:
 
         -mean over p in P of log(exp(z p / t) / sum_k exp(z k / t)),
 
@@ -403,10 +403,13 @@ class InstanceInvariance(nn.Module):
     for two views, as in supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362,
     equation 2) for more. Domains are never compared, so that their classes may be shared or not.
 
-    A single view of each sample gives zero; so does a domain with a single sample in the batch.
+    A domain with a single sample in the batch gives zero.
 
     Args:
         temperature: t, of the cosine softmax.
+
+    Raises:
+        ValueError: a single view of each sample, which leaves nothing to attract.
     """
 
     def __init__(self, temperature: float = 0.2) -> None:
@@ -414,8 +417,14 @@ class InstanceInvariance(nn.Module):
         self.temperature = temperature
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        views = batch.num_views
+        if views < 2:
+            raise ValueError(
+                "invariance='instances' needs two views of each sample at least: give the features "
+                "as (V, N, D), such as torch.stack([h_1, h_2]); or choose invariance='coral'"
+            )
         rows = directions(standardize_within(features, batch))
-        views, sample = batch.num_views, torch.arange(len(rows), device=rows.device)
+        sample = torch.arange(len(rows), device=rows.device)
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         other = batch.one_hot @ batch.one_hot.T < 0.5
         log_p = (rows @ rows.T / self.temperature).masked_fill(itself | other, -1e4).log_softmax(1)

@@ -55,11 +55,11 @@ class Answers:
 def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | None:
     """All features, each domain brought to mean 0 and deviation 1 by its own training images.
 
-    What is left of a shift between domains that moves or stretches the features as a whole. It takes
-    no labels, but unlabelled images of the unseen domain (its training split, none of those that are
-    tested): the setting is transductive, as in adaptive batch normalisation (Li et al., 2016, arXiv
-    1603.04779), and such figures are not to be mixed with those of a domain that nothing is known
-    of. Images of unknown domain keep the statistics of all.
+    It takes out a shift between domains that moves or stretches the features as a whole. It needs
+    no labels, but unlabelled images of the unseen domain (its training split, none of those that
+    are tested): an adaptation, as adaptive batch normalisation is (Li et al., 2016, arXiv
+    1603.04779), whose figures are not to be mixed with those of a domain that nothing is known of.
+    Images of unknown domain get the statistics of all.
 
     Args:
         features: of all images, shape (N, D).

@@ -43,7 +43,9 @@ def test_loss_is_equation_1():
         total -= torch.log(exponents[0] / sum(exponents)).item()
     output = method(views)
     assert output.loss.item() == pytest.approx(total / 4, rel=1e-12)
-    assert output.features.shape == (1, 4, 6)
+    assert output.features.shape == (2, 4, 6)
+    key_features = method.key_encoder.model(views[1])
+    assert torch.equal(output.features[1], key_features) and output.features[0].requires_grad
     output.loss.backward()
     assert all(p.grad is None for p in method.key_encoder.parameters())
 
