@@ -105,9 +105,15 @@ def compare(records: Records, after: str, before: str, portions: tuple[str, str]
             for p in pairs
         ]
     )
-    for method in [*dict.fromkeys(p[0] for p in pairs), "all methods"]:
-        mine = [i for i, p in enumerate(pairs) if method in (p[0], "all methods")]
+    methods = list(dict.fromkeys(p[0] for p in pairs))
+    for method in methods:
+        mine = [i for i, p in enumerate(pairs) if p[0] == method]
         yield method, [pairs[i] for i in mine], gaps[mine]
+    # Of an unfinished grid the part that holds every method: else a domain would stand for some.
+    runs = [p[1:] for p in pairs]
+    mine = [i for i, run in enumerate(runs) if runs.count(run) == len(methods)]
+    if mine:
+        yield "all methods", [pairs[i] for i in mine], gaps[mine]
 
 
 def table(records: Records, after: str, before: str, portions: tuple[str, str]) -> str:
@@ -131,12 +137,12 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     shown = [0, 1, 3, 4]
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.6), sharey=True)
     lines = list(compare(records, after, before, ("all", "all")))
-    domains = list(dict.fromkeys(p[1] for p in lines[-1][1]))
+    domains = list(dict.fromkeys(p[1] for line in lines for p in line[1]))
     colours = dict(zip(domains, plt.colormaps["tab10"].colors, strict=False))
     for axis, column in zip(axes, shown, strict=True):
         axis.axvline(0, color="0.7", lw=1)
-        for place, (_, pairs, gaps) in enumerate(lines):
-            last = place == len(lines) - 1
+        for place, (name, pairs, gaps) in enumerate(lines):
+            last = name == "all methods"
             if not last:
                 for pair, gap in zip(pairs, gaps[:, column], strict=True):
                     axis.plot(gap, place - 0.18, ".", color=colours[pair[1]], ms=5)
