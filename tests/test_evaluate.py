@@ -127,6 +127,8 @@ def test_standardizing_takes_place_and_scale_of_a_domain_out(dataset):
         (dataset.domains.index == 2) & (dataset.splits == "train"), "val", dataset.splits
     )
     assert standardize_domains(features, replace(dataset, splits=lonely)) is None
+    untrained = np.full_like(dataset.splits, "test")
+    assert standardize_domains(features, replace(dataset, splits=untrained)) is None
 
 
 def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):

@@ -70,6 +70,8 @@ def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | Non
     """
     training = dataset.splits == "train"
     index = dataset.domains.index
+    if training.sum() < 2:
+        return None
     of_all = np.maximum(features[training].std(0), 1e-6)
     standardized = np.empty_like(features)
     for domain in np.unique(index):
