@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ from ddm.style import STYLE_SIZE, StyleFeatures, style_features
 RESULTS = Path(__file__).parent / "results" / "discovery"
 SEEDS = range(5)
 EPOCHS = 10
+#: The default when the first of these runs were made; one comparison is not to mix two.
+MODULE = ModuleConfig(invariance="coral", invariance_weight=0.3)
 
 
 def once(name: str, make: Callable[[], dict[str, Any]]) -> None:
@@ -239,7 +242,7 @@ def training(method: str, labels: str, seed: int) -> dict[str, Any]:
         seed=seed,
         accelerator="cpu",
         domains="discover" if labels == "pseudo" else "given",
-        ddm=ModuleConfig(enabled=labels != "none"),
+        ddm=replace(MODULE, enabled=labels != "none"),
     )
     used = dataset
     if labels == "shuffled":
@@ -277,6 +280,7 @@ def anew(seed: int) -> dict[str, Any]:
         size=32,
         epochs=EPOCHS,
         seed=seed,
+        ddm=MODULE,
         accelerator="cpu",
         domains="discover",
         rediscover_every=3,
