@@ -403,7 +403,7 @@ class InstanceInvariance(nn.Module):
     for two views, as in supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362,
     equation 2) for more. Domains are never compared, so that their classes may be shared or not.
 
-    A domain with a single sample in the batch gives zero.
+    With two views, a domain with a single sample in the batch gives zero.
 
     Args:
         temperature: t, of the cosine softmax.

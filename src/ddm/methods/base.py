@@ -22,7 +22,8 @@ class MethodOutput:
 
     Args:
         loss: the self-supervised loss, a scalar.
-        features: the encoder's pooled output of each view with gradients, shape (V, N, D).
+        features: the encoder's pooled output of each view with gradients, shape (V, N, D); MoCo's
+            second view is its key encoder's, without.
     """
 
     loss: Tensor
