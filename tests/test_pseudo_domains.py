@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
 from ddm.cli import main
+from ddm.config import ModuleConfig
 from ddm.data import load_images
 from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
@@ -126,6 +127,23 @@ def test_training_on_found_domains(tmp_path: Path) -> None:
     assert {r["domain"] for r in rows} >= {"night", "filled", "outline"}
 
 
+def test_shuffled_domains_are_as_many_of_each_and_say_nothing(tmp_path: Path) -> None:
+    dataset = make_dataset(each=40, size=32)
+    settings = config(tmp_path, epochs=1, domains="shuffled", held_out=["outline"])
+    run = pretrain(settings, dataset)
+    table = run.load_pseudo_domains()
+    names = np.asarray(dataset.domains.names)
+    used = np.isin(names[dataset.domains.index], ["filled", "night"]) & (dataset.splits == "train")
+    assert set(table.names) == {"filled", "night"}
+    np.testing.assert_array_equal(table.index >= 0, used)
+    dealt, given = np.asarray(table.names)[table.index[used]], names[dataset.domains.index[used]]
+    assert sorted(dealt) == sorted(given)
+    assert 0 < (dealt == given).mean() < 1
+    assert abs(adjusted_mutual_info_score(given, dealt)) < 0.1
+    rows = evaluate(run.path, dataset)["rows"]  # Judged by the given domains.
+    assert {r["domain"] for r in rows} >= {"night", "filled", "outline"}
+
+
 def test_a_heap_is_trained_on_and_evaluated(heap: Path, tmp_path: Path) -> None:
     settings = config(tmp_path, images=str(heap), epochs=1, domains="discover", num_domains=3)
     rows = evaluate(pretrain(settings).path)["rows"]
@@ -193,7 +211,9 @@ def test_found_again_where_a_kill_came_before_the_table(tmp_path: Path, monkeypa
     [
         (dict(num_domains=3), "domains discover"),
         (dict(rediscover_every=3), "domains discover"),
+        (dict(domains="shuffled", num_domains=3), "domains discover"),
         (dict(domains="discover", num_domains=1), "at least 2"),
+        (dict(domains="shuffled", ddm=ModuleConfig(enabled=False)), "--domains shuffled is for"),
     ],
 )
 def test_settings_that_contradict(tmp_path, changes, message) -> None:

@@ -61,9 +61,11 @@ class PretrainConfig:
             poverty a fold, A to E, A by default.
         classes: those to read, in this order, of DomainNet's 345; all by default.
         strict: refuse data with unreadable images instead of skipping them.
-        domains: "given" by the data, or "discover" pseudo-domains in the training images. Given
-            ones are then used to hold out and to evaluate only; a folder is taken as a heap, whose
-            sub-folders say nothing.
+        domains: "given" by the data; or "discover" pseudo-domains in the training images, where a
+            folder is taken as a heap, whose sub-folders say nothing; or "shuffled", the given ones
+            dealt anew at random among the training images: a control, under which nothing that
+            the module gains is owed to domains. For both, given ones are used to hold out and to
+            evaluate only.
         num_domains: pseudo-domains to find; as many as there seem to be by default.
         rediscover_every: epochs after which pseudo-domains are found anew, in the domain-variant
             portion of the features; 0 keeps the first ones.
@@ -103,7 +105,7 @@ class PretrainConfig:
     splits: Splits = "drawn"
     classes: list[str] = field(default_factory=list)
     strict: bool = False
-    domains: Literal["given", "discover"] = "given"
+    domains: Literal["given", "discover", "shuffled"] = "given"
     num_domains: int | None = None
     rediscover_every: int = 0
     size: int = 64
@@ -141,15 +143,15 @@ class PretrainConfig:
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs={self.epochs}): "
                 "the learning rate rises, and then it has to fall"
             )
-        if self.domains == "given" and (self.num_domains is not None or self.rediscover_every):
+        if self.domains != "discover" and (self.num_domains is not None or self.rediscover_every):
             raise DdmError(
                 "num_domains and rediscover_every are for pseudo-domains; give --domains discover"
             )
         if self.num_domains is not None and self.num_domains < 2:
             raise DdmError(f"num_domains={self.num_domains} must be at least 2")
-        if self.domains == "discover" and not self.ddm.enabled:
+        if self.domains != "given" and not self.ddm.enabled:
             raise DdmError(
-                "--domains discover is for the module, but --ddm.enabled is false; leave one out"
+                f"--domains {self.domains} is for the module, but --ddm.enabled is false; leave one out"
             )
         for name in ("checkpoint_steps", "seed", "rediscover_every"):
             if getattr(self, name) < 0:

@@ -493,7 +493,8 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         if pseudo is not None:
             run.save_pseudo_domains(dataset, pseudo)
             sizes = ", ".join(map(str, pseudo.counts().tolist()))
-            found = f"ddm: {pseudo.num_domains} domains were found, of {sizes} images"
+            how = "found" if config.domains == "discover" else "dealt at random"
+            found = f"ddm: {pseudo.num_domains} domains were {how}, of {sizes} images"
             tqdm.write(found, file=sys.stderr)
         if training.matched is not None:
             run.save_matched(asdict(training.matched))
@@ -518,18 +519,23 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
 
 
 def pseudo_domains(config: PretrainConfig, dataset: ImageDataset) -> DomainTable | None:
-    """Discovered domains, where the configuration asks for them.
+    """Discovered or shuffled domains, where the configuration asks for them.
 
     They are found in the images that the run trains on; in all, where no domain is known that one
-    could evaluate on.
+    could evaluate on. Shuffled ones are the given domains of the images that the run trains on, in
+    an order drawn by the seed. All other images are unknown.
 
     Raises:
         DdmError: there are none to be found.
     """
     if config.domains == "given":
         return None
-    training_domains(config, dataset)
+    given = taking_part(config, dataset)
     images = training_images(config, dataset)
+    if config.domains == "shuffled":
+        dealt = np.random.default_rng(config.seed).permutation(given.index[images])
+        nowhere = DomainTable(np.full(len(dataset), UNKNOWN), given.names)
+        return nowhere.updated(images, DomainTable(dealt, given.names))
     if not dataset.domains.names:
         images = np.arange(len(dataset))
     return discover_for_training(dataset, images, config.num_domains, config.seed)
