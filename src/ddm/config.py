@@ -151,7 +151,8 @@ class PretrainConfig:
             raise DdmError(f"num_domains={self.num_domains} must be at least 2")
         if self.domains != "given" and not self.ddm.enabled:
             raise DdmError(
-                f"--domains {self.domains} is for the module, but --ddm.enabled is false; leave one out"
+                f"--domains {self.domains} is for the module, but --ddm.enabled is false; "
+                "leave one out"
             )
         for name in ("checkpoint_steps", "seed", "rediscover_every"):
             if getattr(self, name) < 0:
