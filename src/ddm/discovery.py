@@ -1,61 +1,68 @@
 """Pseudo-domains: robust clustering finds the domains that nobody labelled.
 
 Features of style are brought into a space where what varies inside an image (content) is noise of
-unit size; several clusterings of it vote. How many domains there are is the number on which the
-clusterings agree best and whose clusters lie best apart. The paper's own procedure is not public;
-this one is ours.
+unit size. Foreign images, which are near no others, are left out; several density clusterings of
+the rest vote. How many domains there are is the number that most of them find by themselves. The
+paper's own procedure is not public; this one is ours.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, qr
+from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-from sklearn.metrics import adjusted_rand_score, cohen_kappa_score, silhouette_score
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import ArpackError, svds
+from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.metrics import adjusted_rand_score, cohen_kappa_score
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors, kneighbors_graph
+from sklearn.neighbors import NearestNeighbors
 
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
-from ddm.style import StyleFeatures
+from ddm.style import HALVES, StyleFeatures
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Numbers of domains that are tried where none is given.
 NUM_DOMAINS = (2, 8)
-#: Dimensions of the space; clusterings see its first 8 or all 16.
-DIMENSIONS = (8, 16)
-#: Neighbours in the graphs that are cut.
-GRAPH_NEIGHBOURS = (10, 20, 30)
-#: What the faint edges that join every sample to all others weigh, as a share of all others.
-FAINT = 0.001
+#: Dimensions of the space; clusterings see its first 8 or 12, or all 16.
+DIMENSIONS = (8, 12, 16)
+#: Neighbours over which clusterings measure how dense samples lie.
+NEIGHBOURS = (5, 10, 20)
+#: The share of the samples that a domain holds at least.
+SMALLEST = 0.015
 #: Neighbours whose clusters tell a sample's own, at most.
 NEAREST = 15
 #: Images are of several domains from this separation of their styles on (see :func:`_separation`).
-#: Chosen between single domains of emoji and of digits, up to 44, and all of either together, 83
+#: Chosen between single domains of emoji and of digits, up to 37, and all of either together, 135
 #: and more (benchmarks/discovery.py).
 SEPARATED = 50.0
-#: Features that are no statistics of style have no such unit: from this score on.
-BELIEVED = 0.40
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
 #: Samples that clusterings are fitted to, however many there are.
 FIT_SAMPLES = 10_000
 #: Samples that one of the clusterings is fitted to.
-ONE_FIT = 3_000
-#: Samples that silhouettes, which grow with their square, are taken over.
-SILHOUETTE_SAMPLES = 2_000
-#: Whether a sample is alone is seen at its tenth neighbour, among at most so many samples.
+ONE_FIT = 5_000
+#: Whether a sample is near others is seen at its tenth neighbour, among at most so many samples.
 NEIGHBOUR, NEIGHBOURS_AMONG = 10, 2_000
+#: What is added to the noise of each statistic, as a share of the mean noise of its kind.
+RIDGE = 0.1
+#: Directions of palettes, and steps of the walk that says how near colours are.
+PALETTES, STEPS = 4, 16
+#: A colour that fewer images share binds no domain.
+SHARED_BY = 5
+#: Strangers lie that many deviations apart from all others, and are at most this share.
+APART, FEW = 3.0, 0.1
 #: Rows at a time, where there may be millions.
 CHUNK = 65_536
 #: Domains that less than this share of the halves of images agree on follow content, not style.
@@ -68,19 +75,13 @@ class Candidate:
 
     Args:
         num_domains: the number.
-        agreement: of different clusterings of different parts of the data, the mean adjusted Rand
-            index of each pair.
-        silhouette: how well apart the clusters lie, in [-1, 1].
+        support: share of the clusterings, of different parts of the data, that found so many.
+        agreement: of the clusterings into so many, the mean adjusted Rand index of each pair.
     """
 
     num_domains: int
+    support: float
     agreement: float
-    silhouette: float
-
-    @property
-    def score(self) -> float:
-        """Agreement times silhouette, zero where either is negative."""
-        return max(0.0, self.agreement) * max(0.0, self.silhouette)
 
 
 @dataclass(frozen=True)
@@ -184,33 +185,33 @@ def _discover(
 ) -> Discovery:
     fitted = distinct[:FIT_SAMPLES]
     space, halves = _embed(features, fitted, previous)
-    # What lies far from everything would bend the space and take clusters of its own: a second
-    # time without it.
-    fitted = fitted[_not_alone(space[fitted])]
+    # Foreign images would bend the space and take clusters of their own: a second time without.
+    strange = _strangers(space, fitted)
+    fitted = fitted[~strange[fitted]]
     space, halves = _embed(features, fitted, previous)
     x = space[fitted]
     if not np.isfinite(space).all() or not (x.std(0) > 1e-6).any():
         raise np.linalg.LinAlgError("no direction in which they differ")
-    # As many vectors whatever is asked for: a number found and the same one given agree.
-    ensemble = _Ensemble(x, max(*numbers, NUM_DOMAINS[1]), seed)
-    candidates = [ensemble.rate(k) for k in numbers]
-    best = max(candidates, key=lambda c: c.score)
+    ensemble = _Ensemble(x, seed)
+    answers = {k: ensemble.votes(k) for k in numbers}
+    candidates = [Candidate(k, ensemble.support(k), answers[k][1]) for k in numbers]
+    best = max(candidates, key=lambda c: (c.support, c.agreement))
     separation = None if halves is None else _separation(x)
-    several = best.score >= BELIEVED if separation is None else separation >= SEPARATED
-    chosen = best.num_domains if several or not maybe_one else 1
-    n = len(space)
+    # Where features are no statistics of style, the clusterings say whether there are several.
+    one = ensemble.support(1) > best.support if separation is None else separation < SEPARATED
+    chosen = 1 if one and maybe_one else best.num_domains
     if chosen == 1:
-        ones = np.ones(n, np.float32)
-        zeros = np.zeros(n, np.int64)
-        return Discovery(zeros, ones, 1, tuple(candidates), 1.0, None, separation, space)
-    spread = _Spread(x, ensemble.votes(chosen)[0])
+        labels = np.where(strange, UNKNOWN, 0)
+        sure = (~strange).astype(np.float32)
+        return Discovery(labels, sure, 1, tuple(candidates), 1.0, None, separation, space)
+    spread = _Spread(x, answers[chosen][0])
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
     # The votes can leave a cluster of one of the clusterings to none.
     present, labels = np.unique(labels, return_inverse=True)
     if len(present) < chosen and len(numbers) == 1:
         raise DdmError(f"only {len(present)} of {chosen} domains have images; look for fewer")
-    agreement = next(c.agreement for c in candidates if c.num_domains == chosen)
+    agreement = answers[chosen][1]
     chosen = len(present)
     # By size, so that a name does not hang on which cluster was found first; a tie by the place in
     # the space.
@@ -220,7 +221,7 @@ def _discover(
     rank[np.lexsort((first, -sizes))] = np.arange(chosen)
     kappa = None if halves is None else _halves_kappa(spread, halves)
     labels = rank[labels]
-    outlier = _outliers(space, labels, chosen, fitted)
+    outlier = strange | _outliers(space, labels, chosen, fitted)
     labels[outlier] = UNKNOWN
     confidence[outlier] = 0
     tried = tuple(candidates) if len(candidates) > 1 else ()
@@ -255,7 +256,9 @@ def _distinct(features: StyleFeatures | NDArray[Any]) -> Ints:
     be found, and many of one image would be a cluster.
     """
     parts: list[NDArray[Any]] = (
-        [features.whole, features.halves] if isinstance(features, StyleFeatures) else [features]
+        [features.whole, features.halves, features.colours]
+        if isinstance(features, StyleFeatures)
+        else [features]
     )
     keys = np.empty(len(parts[0]), np.uint64)
     for start in range(0, len(keys), CHUNK):
@@ -264,6 +267,57 @@ def _distinct(features: StyleFeatures | NDArray[Any]) -> Ints:
             digest = hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=8)
             keys[start + i] = int.from_bytes(digest.digest(), "big")
     return np.unique(keys, return_index=True)[1].astype(np.int64)
+
+
+class Palettes:
+    """Where flat colours lie among palettes: those that images have in common are near each other.
+
+    A random walk from image to colour to image hardly leaves a palette that a domain has for
+    itself. Coordinates of a colour are the leading right singular vectors of the normalised matrix
+    of images and colours (Dhillon, 2001, co-clusters words and documents that way), scaled to
+    ``STEPS`` steps of the walk (diffusion maps, Coifman & Lafon, 2006), so that colours count by
+    how well they part. An image, or part of one, lies in the mean direction of its colours; one
+    without any at 0. Colours of more than half of the images are nobody's palette.
+
+    Args:
+        colours: codes, -1 for none, shape (n, 4, C).
+    """
+
+    def __init__(self, colours: NDArray[np.int32]) -> None:
+        rows = colours.reshape(len(colours), -1)
+        image, _ = np.nonzero(rows >= 0)
+        pairs = np.unique(np.stack([rows[rows >= 0], image]), axis=1)  # Each colour once an image.
+        codes, column, images = np.unique(pairs[0], return_inverse=True, return_counts=True)
+        kept = (images >= SHARED_BY) & (images <= len(rows) / 2)
+        self.codes = codes[kept]
+        self.coordinates: Floats = np.zeros((len(self.codes), 0))
+        count = min(PALETTES, len(self.codes) - 1)
+        if count < 1:
+            return
+        used = kept[column]
+        place = (np.cumsum(kept) - 1)[column[used]]
+        matrix = csr_array(
+            (np.ones(len(place)), (pairs[1][used], place)), shape=(len(rows), len(self.codes))
+        )
+        of_image = 1 / np.sqrt(np.maximum(matrix.sum(1), 1))
+        of_colour = 1 / np.sqrt(matrix.sum(0))
+        normalised = of_image[:, None] * matrix * of_colour[None, :]
+        start = np.random.default_rng(0).random(min(normalised.shape))
+        _, values, vectors = svds(normalised, count, v0=start)
+        self.coordinates = vectors.T * of_colour[:, None] * values**STEPS
+
+    def __call__(self, colours: NDArray[np.int32]) -> Floats:
+        """Coordinates of images or parts of them, shape (n, ..., C) -> (n, P)."""
+        rows = np.sort(colours.reshape(len(colours), -1), 1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1  # Each colour once an image.
+        if not len(self.codes):
+            return np.zeros((len(rows), 0))
+        place = np.searchsorted(self.codes, rows).clip(max=len(self.codes) - 1)
+        known = self.codes[place] == rows
+        total = np.einsum("nc,ncp->np", known, self.coordinates[place])
+        length = np.linalg.norm(total, axis=1, keepdims=True)
+        direction: Floats = total / np.maximum(length, 1e-12)
+        return direction
 
 
 def _embed(
@@ -277,19 +331,11 @@ def _embed(
     features: those in which the previous domains differ most, compared with how much samples of one
     domain do; without previous domains, principal components of the standardised ones.
     """
-    whole = features.whole if isinstance(features, StyleFeatures) else features
-    x = np.asarray(whole[fitted], np.float64)
-    mean = x.mean(0)
-    total = np.cov(x.T).reshape(len(mean), len(mean))
     if isinstance(features, StyleFeatures):
-        left, right, upper, lower = features.halves[fitted].transpose(1, 0, 2)
-        differences = np.concatenate([left - right, upper - lower]).astype(np.float64)
-        noise = differences.T @ differences / (2 * len(differences))
-        # Statistics that hardly vary within images would else outweigh all others.
-        noise += 0.1 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
-        _, vectors = eigh(total, noise)
-        count = max(DIMENSIONS)
-    elif previous is not None and len(np.unique(known := previous[fitted])) > 1:
+        return _embed_style(features, fitted)
+    x = np.asarray(features[fitted], np.float64)
+    mean, total = x.mean(0), np.cov(x.T).reshape(x.shape[1], x.shape[1])
+    if previous is not None and len(np.unique(known := previous[fitted])) > 1:
         one_hot = known[:, None] == np.unique(known[known != UNKNOWN])
         rows = one_hot.any(1)
         means = (one_hot.T @ x) / one_hot.sum(0)[:, None]
@@ -297,126 +343,198 @@ def _embed(
         noise = within.T @ within / rows.sum()
         noise += 0.01 * max(np.trace(noise), 1e-12) / len(noise) * np.eye(len(noise))
         _, vectors = eigh(total, noise)
-        count = max(1, one_hot.shape[1] - 1)
+        basis = _leading(vectors, max(1, one_hot.shape[1] - 1))
     else:
-        count = max(DIMENSIONS)
         scale = 1 / np.sqrt(np.maximum(np.diag(total), 1e-12))
         scale[np.diag(total) < 1e-12] = 0
         _, vectors = np.linalg.eigh(total * np.outer(scale, scale))
-        vectors = scale[:, None] * vectors
-    basis = vectors[:, ::-1][:, :count]
-    # The sign of an eigenvector is arbitrary, but must not hang on the machine.
-    basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(basis.shape[1])])
-    space = np.empty((len(whole), basis.shape[1]), np.float32)
-    for start in range(0, len(whole), CHUNK):
+        basis = _leading(scale[:, None] * vectors, max(DIMENSIONS))
+    space = np.empty((len(features), basis.shape[1]), np.float32)
+    for start in range(0, len(space), CHUNK):
         rows = slice(start, start + CHUNK)
-        space[rows] = (np.asarray(whole[rows], np.float64) - mean) @ basis
-    if not isinstance(features, StyleFeatures):
-        return space, None
-    of_halves = features.halves[fitted].astype(np.float64)
-    placed = (of_halves - of_halves.mean((0, 1))) @ basis
-    return space, placed.astype(np.float32)
+        space[rows] = (np.asarray(features[rows], np.float64) - mean) @ basis
+    return space, None
 
 
-def _not_alone(x: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Samples that have others near them: their tenth neighbour is not much farther than usual.
+def _embed_style(
+    features: StyleFeatures, fitted: Ints
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    palettes = Palettes(features.colours[fitted])
 
-    Neighbours are looked for among the first samples only, which are as good as random ones.
-    """
-    reference = x[:NEIGHBOURS_AMONG]
-    if len(reference) <= 2 * NEIGHBOUR:
-        return np.ones(len(x), bool)
-    nearest = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(reference)
-    distance = np.log(nearest.kneighbors(x)[0][:, -1] + 1e-12)
-    middle = np.median(distance)
-    deviation = max(1.4826 * float(np.median(np.abs(distance - middle))), 0.1)
-    near: NDArray[np.bool_] = distance <= middle + FAR * deviation
-    return near
+    def whole(rows: Any) -> Floats:
+        return np.hstack([features.whole[rows], palettes(features.colours[rows])])
+
+    def half(number: int, quarters: tuple[int, int]) -> Floats:
+        colours = features.colours[fitted][:, quarters]
+        return np.hstack([features.halves[fitted, number], palettes(colours)])
+
+    x = whole(fitted)
+    if not x.shape[1]:
+        raise DdmError("images share no flat colours that tell them apart; add other statistics")
+    mean, total = x.mean(0), np.cov(x.T).reshape(x.shape[1], x.shape[1])
+    halves = np.stack([half(i, quarters) for i, quarters in enumerate(HALVES.values())], 1)
+    left, right, upper, lower = halves.transpose(1, 0, 2)
+    differences = np.concatenate([left - right, upper - lower])
+    noise = differences.T @ differences / (2 * len(differences))
+    # Statistics that hardly vary within images would else outweigh all others of their kind.
+    width = features.whole.shape[1]
+    for kind in (slice(width), slice(width, len(noise))):
+        variances = np.diag(noise)[kind]
+        if len(variances):
+            noise[kind, kind] += RIDGE * max(variances.mean(), 1e-12) * np.eye(len(variances))
+    basis = _leading(eigh(total, noise)[1], max(DIMENSIONS))
+    space = np.empty((len(features), basis.shape[1]), np.float32)
+    for start in range(0, len(space), CHUNK):
+        rows = slice(start, start + CHUNK)
+        space[rows] = (whole(rows) - mean) @ basis
+    return space, ((halves - halves.mean((0, 1))) @ basis).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One spectral clustering, into any number of clusters.
+def _leading(vectors: Floats, count: int) -> Floats:
+    """The last so many eigenvectors, the leading one first, with signs that do not hang on the
+    machine."""
+    basis = vectors[:, ::-1][:, :count]
+    leading: Floats = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(basis.shape[1])])
+    return leading
+
+
+def _strangers(space: NDArray[np.float32], fitted: Ints) -> NDArray[np.bool_]:
+    """Samples that are near none: foreign ones, each of a style of its own.
+
+    How far a sample's tenth neighbour is, on a log scale, is a mixture of Gaussians over all
+    samples (as many as the Bayesian information criterion wants): domains are denser and less
+    dense. Where the sparsest mode lies apart from all others (Ashman et al., 1994) and holds few
+    samples, it is no domain. A domain as small as that, and that much sparser than the others, is
+    taken for strangers too. Neighbours are looked for among the first samples, which are as good
+    as random ones.
 
     Args:
-        samples: which samples it was fitted to, shape (n,).
-        vectors: leading eigenvectors of the normalised graph of neighbours, shape (n, V).
+        space: all samples, shape (N, d).
+        fitted: those that are fitted to.
+
+    Returns:
+        Array of shape (N,).
+    """
+    none = np.zeros(len(space), bool)
+    reference = space[fitted[:NEIGHBOURS_AMONG]]
+    if len(reference) < 10 * NEIGHBOUR:
+        return none
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(reference)
+    distance = np.empty(len(space))
+    for start in range(0, len(space), CHUNK):
+        rows = slice(start, start + CHUNK)
+        distance[rows] = nearest.kneighbors(space[rows])[0][:, -1]
+    # Copies of one image have no distance.
+    distance = np.log(np.maximum(distance, 1e-3 * np.median(distance[fitted]) + 1e-12))[:, None]
+    models = [GaussianMixture(k, n_init=2, random_state=0) for k in range(1, 6)]
+    model = min((m.fit(distance[fitted]) for m in models), key=lambda m: m.bic(distance[fitted]))
+    means = model.means_.ravel()
+    if len(means) == 1:
+        return none
+    second, last = np.argsort(means)[-2:]
+    deviation = np.sqrt(model.covariances_[[second, last]].mean())
+    if means[last] - means[second] < APART * deviation or model.weights_[last] > FEW:
+        return none
+    # A wide mode could claim the densest samples too.
+    strange: NDArray[np.bool_] = (model.predict(distance) == last) & (
+        distance[:, 0] > means[second]
+    )
+    return strange
+
+
+class _Member:
+    """One density clustering of a part of the samples, which puts every sample into a cluster.
+
+    HDBSCAN (Campello, Moulavi & Sander, 2013): clusters are where samples lie denser than around
+    them, of any shape, density and size from ``SMALLEST`` on; how many there are comes out, and
+    samples between them are of none. Where another number is asked for, the nearest clusters are
+    merged (Ward, 1963), or smaller ones sought.
+
+    Args:
+        x: all samples, shape (n, D).
+        dims: how many of the leading dimensions are looked at.
+        neighbours: over how many density is measured.
+        seed: of the part that is fitted to.
     """
 
-    samples: Ints
-    vectors: Floats
-
-    @classmethod
-    def fit(
-        cls, x: NDArray[np.float32], dims: int, neighbours: int, count: int, seed: int
-    ) -> _Member:
-        """Fit to a part of the samples."""
-        size = min(ONE_FIT, max(2 * count, len(x) * 4 // 5), len(x))
+    def __init__(self, x: NDArray[np.float32], dims: int, neighbours: int, seed: int) -> None:
+        size = min(ONE_FIT, -(-len(x) * 4 // 5))
         rng = np.random.default_rng([seed, dims, neighbours])
-        samples = np.sort(rng.permutation(len(x))[:size])
-        part = np.ascontiguousarray(x[samples, :dims], np.float64)
-        graph = kneighbors_graph(part, min(neighbours, size - 1), mode="connectivity")
-        graph = (graph + graph.T) / 2
-        # Faint edges between any two, the fainter the farther apart: else a handful of samples that
-        # only know each other would be a cluster (Amini et al., 2013, arXiv 1207.2340), and which
-        # parts of a graph in several parts belong together would be left to chance.
-        faint = euclidean_distances(part, squared=True)
-        faint = np.exp(-faint / faint.mean()).astype(np.float32)
-        faint *= FAINT * graph.sum() / faint.sum()
-        scale = 1 / np.sqrt(np.asarray(graph.sum(1)).ravel() + faint.sum(1))
+        self.samples = np.sort(rng.permutation(len(x))[:size])
+        self.all = np.ascontiguousarray(x[:, :dims], np.float64)
+        self.part = self.all[self.samples]
+        self.neighbours = min(neighbours, max(1, size // 10))
+        self.own = self._clusters(SMALLEST, "eom")
+        self.num_clusters = int(self.own.max()) + 1
 
-        def times(v: Floats) -> Floats:
-            scaled = scale * v.ravel()
-            joined: Floats = scale * (graph @ scaled + faint @ scaled.astype(np.float32))
-            return joined
+    def _clusters(self, smallest: float, selection: str) -> Ints:
+        size = max(2, self.neighbours, round(smallest * len(self.part)))
+        model = HDBSCAN(
+            min_cluster_size=min(size, len(self.part)),
+            min_samples=self.neighbours,
+            cluster_selection_method=selection,
+            copy=True,
+        )
+        found: Ints = model.fit_predict(self.part).astype(np.int64)
+        return found
 
-        operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
-        count = min(count, size - 1)
-        _, vectors = eigsh(operator, count, which="LA", v0=rng.random(size), tol=1e-6)
-        return cls(samples, vectors[:, ::-1])
+    @cached_property
+    def smaller(self) -> Ints:
+        """As many clusters as the samples have."""
+        return self._clusters(SMALLEST / 4, "leaf")
 
-    def clusters(self, num_clusters: int, neighbours: Ints) -> Ints:
-        """The cluster of every sample: that of most of its neighbours among the fitted ones.
-
-        Samples that are the same are thus in the same cluster, whichever of them was fitted to.
-        Column-pivoted QR of the eigenvectors (Damle, Minden & Ying, 2019, arXiv 1609.08251), which
-        needs no starting point.
-
-        Args:
-            num_clusters: K.
-            neighbours: nearest of the fitted samples for each sample, shape (N, NEAREST).
-        """
-        vectors = self.vectors[:, :num_clusters]
-        _, _, pivots = qr(vectors.T, pivoting=True, mode="economic")
-        left, _, right = np.linalg.svd(vectors[pivots[:num_clusters]].T)
-        labels = np.abs(vectors @ (left @ right)).argmax(1)
-        votes = np.eye(num_clusters, dtype=np.float32)[labels][neighbours].sum(1)
+    def clusters(self, num_clusters: int) -> Ints:
+        """Clusters of all samples, in [0, num_clusters), shape (n,)."""
+        labels = self.own
+        if self.num_clusters < num_clusters:
+            labels = self.smaller
+        if labels.max() + 1 < num_clusters:
+            # Nothing lies apart: what is asked for is a partition of one cluster.
+            labels = KMeans(num_clusters, n_init=4, random_state=0).fit_predict(self.part)
+        labels = _merge(self.part, labels, num_clusters)
+        inside = np.flatnonzero(labels >= 0)
+        nearest = NearestNeighbors(n_neighbors=_nearest(len(inside))).fit(self.part[inside])
+        near = nearest.kneighbors(self.all, return_distance=False)
+        votes = np.eye(num_clusters, dtype=np.float32)[labels[inside]][near].sum(1)
         answer: Ints = votes.argmax(1)
+        answer[self.samples[inside]] = labels[inside]
         return answer
+
+
+def _merge(x: Floats, labels: Ints, num_clusters: int) -> Ints:
+    """Merge the two clusters whose union adds least to the variance within, until so many are left.
+
+    Args:
+        x: samples, shape (n, D).
+        labels: their clusters, -1 for none.
+        num_clusters: how many to leave.
+    """
+    labels = labels.copy()
+    while (count := int(labels.max()) + 1) > num_clusters:
+        sizes = np.bincount(labels[labels >= 0], minlength=count).astype(np.float64)
+        means = np.stack([x[labels == k].mean(0) for k in range(count)])
+        cost = euclidean_distances(means, squared=True) / (1 / sizes[:, None] + 1 / sizes)
+        one, other = sorted(divmod(int((cost + np.diag([np.inf] * count)).argmin()), count))
+        labels[labels == other] = one
+        labels[labels > other] -= 1
+    return labels
 
 
 class _Ensemble:
     """Several clusterings of the same samples, which vote.
 
-    Spectral clusterings in spaces of several dimensions, of graphs with fewer and more neighbours,
-    each fitted to another part of the samples: what they agree on hangs on none of these choices.
-    Clusters may be of any shape and size.
+    Density clusterings in spaces of several dimensions, smoothed over fewer and more neighbours,
+    each of another part of the samples: what they agree on hangs on none of these choices.
     """
 
-    def __init__(self, x: NDArray[np.float32], count: int, seed: int) -> None:
+    def __init__(self, x: NDArray[np.float32], seed: int) -> None:
         self.x = x
-        self.members: list[tuple[_Member, Ints]] = []
-        for dims, neighbours in product(DIMENSIONS, GRAPH_NEIGHBOURS):
-            member = _Member.fit(x, dims, neighbours, count, seed)
-            among = NearestNeighbors(n_neighbors=_nearest(len(member.samples)))
-            among.fit(np.ascontiguousarray(x[member.samples, :dims]))
-            near = among.kneighbors(np.ascontiguousarray(x[:, :dims]), return_distance=False)
-            self.members.append((member, near))
+        self.members = [_Member(x, d, k, seed) for d, k in product(DIMENSIONS, NEIGHBOURS)]
 
     def votes(self, num_domains: int) -> tuple[NDArray[np.float32], float]:
-        """Share of the votes that each domain gets, shape (N, K), and how well the clusterings
+        """Share of the votes that each domain gets, shape (n, K), and how well the clusterings
         agree: the mean adjusted Rand index of each two of them."""
-        answers = [member.clusters(num_domains, near) for member, near in self.members]
+        answers = [member.clusters(num_domains) for member in self.members]
         pairs = np.eye(len(answers))
         for i in range(len(answers)):
             for j in range(i):
@@ -427,16 +545,16 @@ class _Ensemble:
         for answer in answers:
             match = match_domains(answer, reference, num_domains)
             votes[np.arange(len(votes)), match[answer]] += 1 / len(answers)
+        if len(np.unique(votes.argmax(1))) < num_domains:
+            # Where they disagree on what to part, votes can leave a cluster to none.
+            votes = (votes + np.eye(num_domains, dtype=np.float32)[reference]) / 2
         others = len(answers) * (len(answers) - 1)
         return votes, float((pairs.sum() - len(answers)) / others)
 
-    def rate(self, num_domains: int) -> Candidate:
-        """How good a number of domains is."""
-        votes, agreement = self.votes(num_domains)
-        x, labels = self.x[:SILHOUETTE_SAMPLES], votes[:SILHOUETTE_SAMPLES].argmax(1)
-        several = 1 < len(np.unique(labels)) < len(x)
-        apart = float(silhouette_score(x[:, : DIMENSIONS[0]], labels)) if several else 0.0
-        return Candidate(num_domains, agreement, apart)
+    def support(self, num_domains: int) -> float:
+        """Share of the clusterings that found so many; of those that found none or one, for 1."""
+        numbers = np.array([max(1, member.num_clusters) for member in self.members])
+        return float((numbers == num_domains).mean())
 
 
 def _nearest(samples: int) -> int:

@@ -127,9 +127,8 @@ def _pictures(found: Discovery) -> Iterator[dict[str, str]]:
     if found.candidates:
         numbers = np.array([c.num_domains for c in found.candidates], float)
         lines = {
-            "score": [c.score for c in found.candidates],
+            "found": [c.support for c in found.candidates],
             "agreement": [c.agreement for c in found.candidates],
-            "silhouette": [c.silhouette for c in found.candidates],
         }
         curves = [
             plots.Curve(i, name, numbers, np.array(values))
@@ -138,9 +137,10 @@ def _pictures(found: Discovery) -> Iterator[dict[str, str]]:
         yield {
             "title": "Number of domains",
             "image": plots.curves(curves, "domains", from_zero=True),
-            "alt": "; ".join(f"{c.num_domains}: {c.score:.2f}" for c in found.candidates),
-            "note": "Agreement of different clusterings under resampling, how well apart the "
-            "clusters lie (silhouette), and their product, the score, the best of which is taken.",
+            "alt": "; ".join(f"{c.num_domains}: {c.support:.2f}" for c in found.candidates),
+            "note": "How many of the clusterings, each of another part of the images, find so many "
+            "domains by themselves: the number that most find is taken. And how well they agree "
+            "when brought to that number (adjusted Rand index).",
         }
     if len(found.space) >= FEWEST_MAP_POINTS:
         chosen = np.random.default_rng(0).permutation(len(found.space))[:MAP_POINTS]

@@ -3,11 +3,15 @@
 Histograms of colours, gradients and local contrast at several scales, of each quarter of the image.
 They say nothing of where in a quarter anything is. Colour and gradient statistics tell domains
 apart well (Choi et al., 2021, arXiv 2103.15597, for instance), and need no trained encoder.
+
+Beside them the exact colours of flat areas. What is drawn on a computer takes them from a palette,
+the same for whatever it shows; photographs have none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +31,8 @@ SATURATION = (0.02, 0.1, 0.3, 0.6, 0.85)
 GRADIENT = (1 / 255, 2.2 / 255, 5 / 255, 12 / 255, 0.1, 0.25, 0.6)
 CONTRAST = (-0.25, -0.1, -0.04, -0.01, -0.002, 0.002, 0.01, 0.04, 0.1, 0.25)
 SCALES = (1, 2, 4)
+#: Flat colours that are kept of each quarter, those of the largest areas.
+FLAT_COLOURS = 8
 #: The quarters (upper left, upper right, lower left, lower right) of each half of an image.
 HALVES = {"left": (0, 2), "right": (1, 3), "upper": (0, 1), "lower": (2, 3)}
 
@@ -40,20 +46,29 @@ class StyleFeatures:
         halves: the same of the left, right, upper and lower half, shape (N, 4, F), float32. The
             halves of an image share its style and differ in content: how much a statistic differs
             between them says how much content is in it.
+        colours: codes of the flat colours of each quarter, shape (N, 4, ``FLAT_COLOURS``), int32;
+            -1 where there are fewer.
         views: for each family of statistics ("colour", "edges", "texture"), its columns.
     """
 
     whole: NDArray[np.float32]
     halves: NDArray[np.float32]
+    colours: NDArray[np.int32]
     views: dict[str, NDArray[np.int64]]
 
     def __len__(self) -> int:
         return len(self.whole)
 
+    def subset(self, rows: Any) -> StyleFeatures:
+        """Some images: whatever picks rows of an array."""
+        return StyleFeatures(self.whole[rows], self.halves[rows], self.colours[rows], self.views)
+
     def only(self, *views: str) -> StyleFeatures:
-        """Some families of statistics alone."""
-        columns = np.concatenate([self.views[view] for view in views])
-        return StyleFeatures(self.whole[:, columns], self.halves[:, :, columns], {})
+        """Some families of statistics alone; ``"palette"`` stands for the flat colours."""
+        columns = [self.views[view] for view in views if view != "palette"]
+        chosen = np.concatenate([np.empty(0, np.int64), *columns])
+        colours = self.colours if "palette" in views else np.full_like(self.colours, -1)
+        return StyleFeatures(self.whole[:, chosen], self.halves[:, :, chosen], colours, {})
 
 
 def style_histograms(images: Tensor) -> dict[str, Tensor]:
@@ -88,6 +103,44 @@ def style_histograms(images: Tensor) -> dict[str, Tensor]:
         contrast = _bins(_contrast(F.avg_pool2d(grey[:, None], scale)), CONTRAST)
         families["texture"].append(_quarters(contrast, len(CONTRAST) + 1))
     return {name: torch.cat(parts, 2) for name, parts in families.items()}
+
+
+def flat_colours(images: Tensor) -> Tensor:
+    """Codes of the colours of flat areas, of each quarter of each image.
+
+    A pixel is flat where it and its right, lower and lower right neighbours are of exactly one
+    colour. A colour of three channels is coded as 0xRRGGBB, one of others by a hash.
+
+    Args:
+        images: values in [0, 1], shape (N, C, H, W); H and W are even.
+
+    Returns:
+        Tensor of shape (N, 4, ``FLAT_COLOURS``), int32: the colours of the largest flat areas,
+        those of equal areas by code; -1 where there are fewer.
+    """
+    n, channels, height, width = images.shape
+    code = torch.zeros(n, height, width, dtype=torch.int64, device=images.device)
+    for channel in (images * 255).round().long().unbind(1):
+        code = (code * (256 if channels == 3 else 1_000_003) + channel) % 2**31
+    inner = code[:, :-1, :-1]
+    flat = code.new_full(code.shape, -1)
+    same = (code[:, 1:, :-1] == inner) & (code[:, :-1, 1:] == inner) & (code[:, 1:, 1:] == inner)
+    flat[:, :-1, :-1] = torch.where(same, inner, -1)
+    quarters = flat.view(n, 2, height // 2, 2, width // 2).transpose(2, 3).reshape(4 * n, -1)
+    # Lengths of runs of equal codes, each noted at its first place.
+    ordered = quarters.sort(1).values
+    size = ordered.shape[1]
+    place = torch.arange(size, device=images.device).expand_as(ordered)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    following = F.pad(torch.where(first, place, size)[:, 1:], (0, 1), value=size)
+    end = following.flip(1).cummin(1).values.flip(1)
+    area = torch.where(first & (ordered >= 0), end - place, 0)
+    # Area and code in one number: which of two equal areas comes first is then no chance.
+    largest = (area * 2**31 + ordered.clamp_min(0)).topk(min(FLAT_COLOURS, size), 1).values
+    found = torch.where(largest >= 2**31, largest % 2**31, -1)
+    found = F.pad(found, (0, FLAT_COLOURS - found.shape[1]), value=-1)
+    return found.view(n, 4, FLAT_COLOURS).int()
 
 
 def _bins(values: Tensor, edges: tuple[float, ...]) -> Tensor:
@@ -132,7 +185,7 @@ def style_features(
     chosen = np.arange(len(dataset)) if indices is None else indices
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = batches(IndexedImages(dataset, chosen), None, batch_size, default_workers(dataset))
-    whole, halves, views = [], [], {}
+    whole, halves, colours, views = [], [], [], {}
     with torch.inference_mode():
         for images, _, _ in tqdm(loader, desc="Styles", unit="batch", leave=False):
             pixels = images.to(device)
@@ -145,8 +198,11 @@ def style_features(
             parts = [quarters[:, half].mean(1) for half in HALVES.values()]
             whole.append(quarters.mean(1).sqrt().cpu().numpy())
             halves.append(torch.stack(parts, 1).sqrt().cpu().numpy())
+            colours.append(flat_colours(pixels).cpu().numpy())
             start = 0
             for name, family in families.items():
                 views[name] = np.arange(start, start + family.shape[2])
                 start += family.shape[2]
-    return StyleFeatures(np.concatenate(whole), np.concatenate(halves), views)
+    return StyleFeatures(
+        np.concatenate(whole), np.concatenate(halves), np.concatenate(colours), views
+    )
