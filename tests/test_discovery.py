@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from ddm.discovery import (
     Discovery,
+    Palettes,
     damp_changes,
     discover_domains,
     match_domains,
@@ -81,6 +82,19 @@ def test_foreign_samples_are_outliers() -> None:
     assert adjusted_mutual_info_score(true, found.domains[:400]) > 0.9
 
 
+@pytest.mark.parametrize("style", [False, True])
+def test_many_foreign_samples_do_not_bend_the_domains(style: bool) -> None:
+    x, true = blobs([300, 300])
+    rng = np.random.default_rng(1)
+    whole = np.concatenate([x, rng.normal(size=(30, 10)) * 40]).astype(np.float32)
+    halves = whole[:, None] + rng.normal(size=(630, 4, 10)).astype(np.float32)
+    colours = np.full((630, 4, 8), -1, np.int32)
+    found = discover_domains(StyleFeatures(whole, halves, colours, {}) if style else whole)
+    assert found.num_domains == 2
+    assert (found.domains[600:] == -1).mean() > 0.8
+    assert adjusted_mutual_info_score(true, found.domains[:600]) > 0.95
+
+
 def styled(content_apart: float, style_apart: float):
     """Images whose halves share their style and differ in content."""
     rng = np.random.default_rng(0)
@@ -125,6 +139,46 @@ def test_styles_of_drawings() -> None:
     night = dataset.domains.index == dataset.domains.names.index("night")
     found = discover_domains(style_features(dataset), 2).domains
     assert adjusted_mutual_info_score(night, found) > 0.9
+
+
+def palettes_of(kinds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Flat colours of images that draw a few of their kind's ten, and white, in every quarter."""
+    own = 1000 * kinds[:, None, None] + rng.integers(1, 11, (len(kinds), 4, 3))
+    white = np.full((len(kinds), 4, 1), 0xFFFFFF)
+    none = np.full((len(kinds), 4, 4), -1)
+    return np.concatenate([own, white, none], 2).astype(np.int32)
+
+
+def test_palettes_part_what_else_looks_alike() -> None:
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 300)
+    whole = rng.normal(size=(300, 6)).astype(np.float32)
+    halves = rng.normal(size=(300, 4, 6)).astype(np.float32)
+    features = StyleFeatures(whole, halves, palettes_of(kind, rng), {})
+    found = discover_domains(features)
+    assert found.num_domains == 3
+    assert adjusted_mutual_info_score(kind, found.domains) > 0.95
+    # Colours that no other image has, such as those of photographs, say nothing.
+    features.colours[:] = np.arange(features.colours.size).reshape(features.colours.shape)
+    assert Palettes(features.colours)(features.colours).shape == (300, 0)
+    assert discover_domains(features).num_domains == 1
+
+
+def test_a_palette_by_hand() -> None:
+    """Images of two palettes without a common colour lie in two places, parts of them too."""
+    kind = np.repeat([0, 1], 20)
+    rng = np.random.default_rng(0)
+    colours = palettes_of(kind, rng)
+    place = Palettes(colours)
+    everywhere = place(colours)
+    np.testing.assert_allclose(np.linalg.norm(everywhere, axis=1), 1)
+    cosine = everywhere @ everywhere.T
+    same = kind[:, None] == kind
+    assert cosine[same].min() > 0.5 > cosine[~same].max()
+    # A palette's own direction alone would be the same for all its images.
+    np.testing.assert_array_equal(place(colours[:, :0]), np.zeros((40, everywhere.shape[1])))
+    one = place(colours[:, :1])
+    assert ((one @ everywhere.T)[same].mean() > 0.5).all()
 
 
 def test_previous_domains_say_where_to_look() -> None:

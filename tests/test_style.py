@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from ddm.style import HALVES, LUMINANCE, SATURATION, style_features, style_histograms
+from ddm.style import (
+    FLAT_COLOURS,
+    HALVES,
+    LUMINANCE,
+    SATURATION,
+    flat_colours,
+    style_features,
+    style_histograms,
+)
 from synthetic import make_dataset
 
 
@@ -41,6 +49,33 @@ def test_gradients_of_a_step() -> None:
     np.testing.assert_allclose(by_gradient[1], [1, *[0] * 7], atol=1e-6)
 
 
+def flat_by_hand(image: np.ndarray) -> list[list[int]]:
+    """Colours of flat areas of each quarter, pixel by pixel, the largest first."""
+    height, width, _ = image.shape
+    areas: list[dict[int, int]] = [{} for _ in range(4)]
+    for y in range(height - 1):
+        for x in range(width - 1):
+            block = image[y : y + 2, x : x + 2].reshape(4, 3)
+            if (block == block[0]).all():
+                r, g, b = map(int, block[0])
+                area = areas[2 * (y >= height // 2) + (x >= width // 2)]
+                area[(r << 16) + (g << 8) + b] = area.get((r << 16) + (g << 8) + b, 0) + 1
+    return [sorted(area, key=lambda c: (-area[c], -c))[:FLAT_COLOURS] for area in areas]
+
+
+def test_flat_colours_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    palette = rng.integers(0, 256, (12, 3), dtype=np.uint8)
+    image = np.kron(palette[rng.integers(0, 12, (8, 8))], np.ones((4, 4, 1), np.uint8))
+    image[:6, :9] = rng.integers(0, 256, (6, 9, 3))  # Nothing flat there.
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    found = flat_colours(pixels)
+    assert found.shape == (1, 4, FLAT_COLOURS) and found.dtype == torch.int32
+    for mine, theirs in zip(found[0].tolist(), flat_by_hand(image), strict=True):
+        assert mine == theirs + [-1] * (FLAT_COLOURS - len(theirs))
+    assert (flat_colours(torch.rand(2, 3, 16, 16)) == -1).all()
+
+
 def test_halves_and_views() -> None:
     dataset = make_dataset(each=3, size=64)
     features = style_features(dataset, batch_size=7)
@@ -54,6 +89,10 @@ def test_halves_and_views() -> None:
     np.testing.assert_array_equal(some.whole, features.whole[[5, 2]])
     colour = features.only("colour")
     np.testing.assert_array_equal(colour.whole, features.whole[:, features.views["colour"]])
+    assert (colour.colours == -1).all()
+    palette = features.only("palette").subset([4, 1])
+    assert palette.whole.shape == (2, 0)
+    np.testing.assert_array_equal(palette.colours, features.colours[[4, 1]])
 
 
 @pytest.mark.parametrize("channels", [1, 8])
@@ -62,3 +101,6 @@ def test_other_channels(channels: int) -> None:
     for name, histograms in style_histograms(pixels).items():
         assert torch.isfinite(histograms).all(), name
         assert histograms.shape[:2] == (2, 4)
+    one = flat_colours(torch.full((1, channels, 16, 16), 0.5))
+    other = flat_colours(torch.full((1, channels, 16, 16), 0.6))
+    assert (one[..., 0] >= 0).all() and (one[..., 0] != other[..., 0]).all()

@@ -28,13 +28,20 @@ from ddm.probe import SUMMARIES
 
 matplotlib.use("Agg")
 
-#: Heading, measure, label, trained_on, side.
-FIGURES = (
+#: Heading, measure, label, trained_on, side; of emoji.
+EMOJI = (
     ("group, seen", "linear", "group", "seen", "seen"),
     ("group, unseen", "linear", "group", "seen", "unseen"),
     ("subgroup, seen", "linear", "subgroup", "seen", "seen"),
     ("subgroup, unseen", "linear", "subgroup", "seen", "unseen"),
     ("retrieval, unseen", "retrieval", "instance", "none", "unseen"),
+)
+#: Of data with one label, "class".
+CLASSES = (
+    ("class, seen", "linear", "class", "seen", "seen"),
+    ("class, unseen", "linear", "class", "seen", "unseen"),
+    ("k-NN, seen", "knn", "class", "seen", "seen"),
+    ("k-NN, unseen", "knn", "class", "seen", "unseen"),
 )
 PORTIONS = (
     ("all", "all"),
@@ -45,14 +52,21 @@ PORTIONS = (
 SAID = {"all": "all features", "invariant": "invariant portion", "standardized": "standardised"}
 
 Floats = NDArray[np.float64]
+Figures = tuple[tuple[str, ...], ...]
 Pair = tuple[str, tuple[str, ...], int]
 Records = dict[str, dict[Pair, dict]]
 
 
-def figures(record: dict, portion: str) -> list[float]:
+def figures_of(records: Records) -> Figures:
+    """What is reported of these runs."""
+    labels = {record["main_label"] for runs in records.values() for record in runs.values()}
+    return CLASSES if labels == {"class"} else EMOJI
+
+
+def figures(record: dict, portion: str, of: Figures) -> list[float]:
     """The figures of a run in %, each the mean over the domains of its side; NaN for none."""
     found = []
-    for _, *key in FIGURES:
+    for _, *key in of:
         values = [
             row["value"]
             for row in record["rows"]
@@ -64,10 +78,10 @@ def figures(record: dict, portion: str) -> list[float]:
     return found
 
 
-def read(folder: Path) -> Records:
+def read(folders: list[Path]) -> Records:
     """The records of each kind of variant by method, held-out domains and seed."""
     found: Records = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         record = json.loads(path.read_text("utf-8"))
         method, kind = record["variant"].rsplit("-", 1)
         found.setdefault(kind, {})[method, tuple(record["held_out"]), record["seed"]] = record
@@ -97,10 +111,12 @@ def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
 def compare(records: Records, after: str, before: str, portions: tuple[str, str]):
     """Name of each line, its pairs, means and half widths; the last line is of all methods."""
     pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
+    of = figures_of(records)
     gaps = np.array(
         [
             np.subtract(
-                figures(records[after][p], portions[0]), figures(records[before][p], portions[1])
+                figures(records[after][p], portions[0], of),
+                figures(records[before][p], portions[1], of),
             )
             for p in pairs
         ]
@@ -117,8 +133,9 @@ def compare(records: Records, after: str, before: str, portions: tuple[str, str]
 
 
 def table(records: Records, after: str, before: str, portions: tuple[str, str]) -> str:
-    head = " | ".join(figure[0] for figure in FIGURES)
-    lines = [f"| method | pairs | {head} |", "|---" * (2 + len(FIGURES)) + "|"]
+    of = figures_of(records)
+    head = " | ".join(figure[0] for figure in of)
+    lines = [f"| method | pairs | {head} |", "|---" * (2 + len(of)) + "|"]
     for method, pairs, gaps in compare(records, after, before, portions):
         cells = [
             f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
@@ -134,7 +151,8 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     """Each pair a dot, the mean and its interval over held-out domains beside them."""
     from matplotlib import pyplot as plt
 
-    shown = [0, 1, 3, 4]
+    of = figures_of(records)
+    shown = [0, 1, 3, 4] if of is EMOJI else list(range(len(of)))
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.6), sharey=True)
     lines = list(compare(records, after, before, ("all", "all")))
     domains = list(dict.fromkeys(p[1] for line in lines for p in line[1]))
@@ -148,7 +166,7 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
                     axis.plot(gap, place - 0.18, ".", color=colours[pair[1]], ms=5)
             mean, half = (values[column] for values in over_domains(gaps, pairs))
             axis.errorbar(mean, place + 0.12, xerr=half, fmt="D" if last else "o", color="k", ms=4)
-        axis.set_title(FIGURES[column][0])
+        axis.set_title(of[column][0])
         axis.set_xlabel("points")
     axes[0].set_yticks(range(len(lines)), [line[0] for line in lines])
     axes[0].invert_yaxis()
@@ -163,8 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with more runs")
     options = parser.parse_args()
-    records = read(options.folder)
+    records = read([options.folder, *options.beside])
     blocks = []
     for after, before in (kinds.split("-") for kinds in options.kinds):
         for portions in PORTIONS:

@@ -547,7 +547,8 @@ class _Ensemble:
             votes[np.arange(len(votes)), match[answer]] += 1 / len(answers)
         if len(np.unique(votes.argmax(1))) < num_domains:
             # Where they disagree on what to part, votes can leave a cluster to none.
-            votes = (votes + np.eye(num_domains, dtype=np.float32)[reference]) / 2
+            votes /= 2
+            votes[np.arange(len(votes)), reference] += 0.5
         others = len(answers) * (len(answers) - 1)
         return votes, float((pairs.sum() - len(answers)) / others)
 
