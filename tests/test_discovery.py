@@ -95,6 +95,22 @@ def test_many_foreign_samples_do_not_bend_the_domains(style: bool) -> None:
     assert adjusted_mutual_info_score(true, found.domains[:600]) > 0.95
 
 
+def test_a_handful_of_one_style_is_a_domain_if_asked_for() -> None:
+    x, true = blobs([300, 300, 9])
+    found = discover_domains(x, 3)
+    assert (found.domains[true == 2] == 2).all()
+
+
+def test_the_largest_domain_is_first_without_its_strangers() -> None:
+    x, true = blobs([200, 195])
+    # Foreign ones that lie nearer to the smaller domain.
+    away = np.random.default_rng(1).normal(size=(20, 10)) * 20 + 6 * x[true == 1].mean(0)
+    found = discover_domains(np.concatenate([x, away]), 2)
+    counts = found.table().counts()
+    assert (found.domains[395:] == -1).mean() > 0.5
+    assert counts[0] >= counts[1]
+
+
 def styled(content_apart: float, style_apart: float):
     """Images whose halves share their style and differ in content."""
     rng = np.random.default_rng(0)
@@ -175,8 +191,9 @@ def test_a_palette_by_hand() -> None:
     cosine = everywhere @ everywhere.T
     same = kind[:, None] == kind
     assert cosine[same].min() > 0.5 > cosine[~same].max()
-    # A palette's own direction alone would be the same for all its images.
-    np.testing.assert_array_equal(place(colours[:, :0]), np.zeros((40, everywhere.shape[1])))
+    # To have no colours says nothing: the mean of all.
+    nowhere = np.broadcast_to(everywhere.mean(0), everywhere.shape)
+    np.testing.assert_allclose(place(np.full_like(colours, -1)), nowhere)
     one = place(colours[:, :1])
     assert ((one @ everywhere.T)[same].mean() > 0.5).all()
 

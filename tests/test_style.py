@@ -56,7 +56,7 @@ def flat_by_hand(image: np.ndarray) -> list[list[int]]:
     for y in range(height - 1):
         for x in range(width - 1):
             block = image[y : y + 2, x : x + 2].reshape(4, 3)
-            if (block == block[0]).all():
+            if (block == block[0]).all() and block[0].tolist() not in ([0] * 3, [255] * 3):
                 r, g, b = map(int, block[0])
                 area = areas[2 * (y >= height // 2) + (x >= width // 2)]
                 area[(r << 16) + (g << 8) + b] = area.get((r << 16) + (g << 8) + b, 0) + 1
@@ -67,6 +67,7 @@ def test_flat_colours_by_hand() -> None:
     rng = np.random.default_rng(0)
     palette = rng.integers(0, 256, (12, 3), dtype=np.uint8)
     image = np.kron(palette[rng.integers(0, 12, (8, 8))], np.ones((4, 4, 1), np.uint8))
+    image[-8:, -6:-4], image[-8:, -4:] = 0, 255
     image[:6, :9] = rng.integers(0, 256, (6, 9, 3))  # Nothing flat there.
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     found = flat_colours(pixels)
@@ -74,6 +75,13 @@ def test_flat_colours_by_hand() -> None:
     for mine, theirs in zip(found[0].tolist(), flat_by_hand(image), strict=True):
         assert mine == theirs + [-1] * (FLAT_COLOURS - len(theirs))
     assert (flat_colours(torch.rand(2, 3, 16, 16)) == -1).all()
+
+
+def test_black_and_white_are_nobodys_palette() -> None:
+    """Photographs have them too, at borders and where they are clipped."""
+    image = torch.rand(1, 3, 16, 16)
+    image[..., :4, :], image[..., -4:, :] = 0, 1
+    assert (flat_colours(image) == -1).all()
 
 
 def test_halves_and_views() -> None:

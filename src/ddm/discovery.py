@@ -9,6 +9,7 @@ paper's own procedure is not public; this one is ours.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -21,6 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import ArpackError, svds
 from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, cohen_kappa_score
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.mixture import GaussianMixture
@@ -39,14 +41,14 @@ NUM_DOMAINS = (2, 8)
 DIMENSIONS = (8, 12, 16)
 #: Neighbours over which clusterings measure how dense samples lie.
 NEIGHBOURS = (5, 10, 20)
-#: The share of the samples that a domain holds at least.
-SMALLEST = 0.015
+#: The share of the samples that a domain holds at least, and their number.
+SMALLEST, LEAST_IMAGES = 0.015, 5
 #: Neighbours whose clusters tell a sample's own, at most.
 NEAREST = 15
 #: Images are of several domains from this separation of their styles on (see :func:`_separation`).
-#: Chosen between single domains of emoji and of digits, up to 37, and all of either together, 135
+#: Chosen between single domains of emoji and of digits, up to 46, and all of either together, 66
 #: and more (benchmarks/discovery.py).
-SEPARATED = 50.0
+SEPARATED = 55.0
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
 #: Samples that clusterings are fitted to, however many there are.
@@ -59,6 +61,8 @@ NEIGHBOUR, NEIGHBOURS_AMONG = 10, 2_000
 RIDGE = 0.1
 #: Directions of palettes, and steps of the walk that says how near colours are.
 PALETTES, STEPS = 4, 16
+#: Least noise of a direction of palettes, where images are of length 1.
+PALETTE_NOISE = 0.001
 #: A colour that fewer images share binds no domain.
 SHARED_BY = 5
 #: Strangers lie that many deviations apart from all others, and are at most this share.
@@ -185,13 +189,13 @@ def _discover(
 ) -> Discovery:
     fitted = distinct[:FIT_SAMPLES]
     space, halves = _embed(features, fitted, previous)
+    _require_spread(space, fitted)
     # Foreign images would bend the space and take clusters of their own: a second time without.
     strange = _strangers(space, fitted)
     fitted = fitted[~strange[fitted]]
     space, halves = _embed(features, fitted, previous)
+    _require_spread(space, fitted)
     x = space[fitted]
-    if not np.isfinite(space).all() or not (x.std(0) > 1e-6).any():
-        raise np.linalg.LinAlgError("no direction in which they differ")
     ensemble = _Ensemble(x, seed)
     answers = {k: ensemble.votes(k) for k in numbers}
     candidates = [Candidate(k, ensemble.support(k), answers[k][1]) for k in numbers]
@@ -208,14 +212,15 @@ def _discover(
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
     # The votes can leave a cluster of one of the clusterings to none.
-    present, labels = np.unique(labels, return_inverse=True)
-    if len(present) < chosen and len(numbers) == 1:
+    present = np.unique(labels[~strange])
+    labels = np.searchsorted(present, labels).clip(max=len(present) - 1)
+    if len(present) < numbers[0] and not maybe_one:
         raise DdmError(f"only {len(present)} of {chosen} domains have images; look for fewer")
     agreement = answers[chosen][1]
     chosen = len(present)
     # By size, so that a name does not hang on which cluster was found first; a tie by the place in
     # the space.
-    sizes = np.bincount(labels, minlength=chosen)
+    sizes = np.bincount(labels[~strange], minlength=chosen)
     first = np.array([space[labels == k, 0].mean() for k in range(chosen)])
     rank = np.empty(chosen, np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(chosen)
@@ -226,6 +231,11 @@ def _discover(
     confidence[outlier] = 0
     tried = tuple(candidates) if len(candidates) > 1 else ()
     return Discovery(labels, confidence, chosen, tried, agreement, kappa, separation, space)
+
+
+def _require_spread(space: NDArray[np.float32], fitted: Ints) -> None:
+    if not np.isfinite(space).all() or not (space[fitted].std(0) > 1e-6).any():
+        raise np.linalg.LinAlgError("no direction in which they differ")
 
 
 def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
@@ -277,7 +287,8 @@ class Palettes:
     of images and colours (Dhillon, 2001, co-clusters words and documents that way), scaled to
     ``STEPS`` steps of the walk (diffusion maps, Coifman & Lafon, 2006), so that colours count by
     how well they part. An image, or part of one, lies in the mean direction of its colours; one
-    without any at 0. Colours of more than half of the images are nobody's palette.
+    without any where images lie in the mean, so that to have none says nothing. Colours of more
+    than half of the images are nobody's palette.
 
     Args:
         colours: codes, -1 for none, shape (n, 4, C).
@@ -291,6 +302,7 @@ class Palettes:
         kept = (images >= SHARED_BY) & (images <= len(rows) / 2)
         self.codes = codes[kept]
         self.coordinates: Floats = np.zeros((len(self.codes), 0))
+        self.middle: Floats = np.zeros(0)
         count = min(PALETTES, len(self.codes) - 1)
         if count < 1:
             return
@@ -305,6 +317,9 @@ class Palettes:
         start = np.random.default_rng(0).random(min(normalised.shape))
         _, values, vectors = svds(normalised, count, v0=start)
         self.coordinates = vectors.T * of_colour[:, None] * values**STEPS
+        self.middle = np.zeros(count)
+        directions = self(colours)
+        self.middle = directions[directions.any(1)].mean(0)
 
     def __call__(self, colours: NDArray[np.int32]) -> Floats:
         """Coordinates of images or parts of them, shape (n, ..., C) -> (n, P)."""
@@ -316,7 +331,7 @@ class Palettes:
         known = self.codes[place] == rows
         total = np.einsum("nc,ncp->np", known, self.coordinates[place])
         length = np.linalg.norm(total, axis=1, keepdims=True)
-        direction: Floats = total / np.maximum(length, 1e-12)
+        direction: Floats = np.where(length > 0, total / np.maximum(length, 1e-12), self.middle)
         return direction
 
 
@@ -378,10 +393,10 @@ def _embed_style(
     noise = differences.T @ differences / (2 * len(differences))
     # Statistics that hardly vary within images would else outweigh all others of their kind.
     width = features.whole.shape[1]
-    for kind in (slice(width), slice(width, len(noise))):
+    for kind, least in ((slice(width), 1e-12), (slice(width, len(noise)), PALETTE_NOISE)):
         variances = np.diag(noise)[kind]
         if len(variances):
-            noise[kind, kind] += RIDGE * max(variances.mean(), 1e-12) * np.eye(len(variances))
+            noise[kind, kind] += max(RIDGE * variances.mean(), least) * np.eye(len(variances))
     basis = _leading(eigh(total, noise)[1], max(DIMENSIONS))
     space = np.empty((len(features), basis.shape[1]), np.float32)
     for start in range(0, len(space), CHUNK):
@@ -420,14 +435,21 @@ def _strangers(space: NDArray[np.float32], fitted: Ints) -> NDArray[np.bool_]:
     if len(reference) < 10 * NEIGHBOUR:
         return none
     nearest = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(reference)
-    distance = np.empty(len(space))
+    distance, near = np.empty(len(space)), np.empty(len(space))
     for start in range(0, len(space), CHUNK):
         rows = slice(start, start + CHUNK)
-        distance[rows] = nearest.kneighbors(space[rows])[0][:, -1]
+        found = nearest.kneighbors(space[rows])[0]
+        distance[rows], near[rows] = found[:, -1], found[:, 3]
     # Copies of one image have no distance.
     distance = np.log(np.maximum(distance, 1e-3 * np.median(distance[fitted]) + 1e-12))[:, None]
+    if np.ptp(distance) < 1e-6:
+        return none
     models = [GaussianMixture(k, n_init=2, random_state=0) for k in range(1, 6)]
-    model = min((m.fit(distance[fitted]) for m in models), key=lambda m: m.bic(distance[fitted]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # Of a mixture too many.
+        model = min(
+            (m.fit(distance[fitted]) for m in models), key=lambda m: m.bic(distance[fitted])
+        )
     means = model.means_.ravel()
     if len(means) == 1:
         return none
@@ -436,10 +458,10 @@ def _strangers(space: NDArray[np.float32], fitted: Ints) -> NDArray[np.bool_]:
     if means[last] - means[second] < APART * deviation or model.weights_[last] > FEW:
         return none
     # A wide mode could claim the densest samples too.
-    strange: NDArray[np.bool_] = (model.predict(distance) == last) & (
-        distance[:, 0] > means[second]
-    )
-    return strange
+    strange = (model.predict(distance) == last) & (distance[:, 0] > means[second])
+    # A handful that lie close together have far tenth neighbours too, but are of one style.
+    alone: NDArray[np.bool_] = strange & (np.log(near + 1e-12) > means[second])
+    return alone
 
 
 class _Member:
@@ -468,7 +490,7 @@ class _Member:
         self.num_clusters = int(self.own.max()) + 1
 
     def _clusters(self, smallest: float, selection: str) -> Ints:
-        size = max(2, self.neighbours, round(smallest * len(self.part)))
+        size = max(LEAST_IMAGES, round(smallest * len(self.part)))
         model = HDBSCAN(
             min_cluster_size=min(size, len(self.part)),
             min_samples=self.neighbours,
@@ -480,7 +502,7 @@ class _Member:
 
     @cached_property
     def smaller(self) -> Ints:
-        """As many clusters as the samples have."""
+        """Clusters of a quarter of that size, as many as there are."""
         return self._clusters(SMALLEST / 4, "leaf")
 
     def clusters(self, num_clusters: int) -> Ints:
@@ -490,7 +512,9 @@ class _Member:
             labels = self.smaller
         if labels.max() + 1 < num_clusters:
             # Nothing lies apart: what is asked for is a partition of one cluster.
-            labels = KMeans(num_clusters, n_init=4, random_state=0).fit_predict(self.part)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # Fewer places than clusters.
+                labels = KMeans(num_clusters, n_init=4, random_state=0).fit_predict(self.part)
         labels = _merge(self.part, labels, num_clusters)
         inside = np.flatnonzero(labels >= 0)
         nearest = NearestNeighbors(n_neighbors=_nearest(len(inside))).fit(self.part[inside])

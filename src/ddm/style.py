@@ -5,7 +5,7 @@ They say nothing of where in a quarter anything is. Colour and gradient statisti
 apart well (Choi et al., 2021, arXiv 2103.15597, for instance), and need no trained encoder.
 
 Beside them the exact colours of flat areas. What is drawn on a computer takes them from a palette,
-the same for whatever it shows; photographs have none.
+the same for whatever it shows; photographs have hardly any.
 """
 
 from __future__ import annotations
@@ -108,8 +108,10 @@ def style_histograms(images: Tensor) -> dict[str, Tensor]:
 def flat_colours(images: Tensor) -> Tensor:
     """Codes of the colours of flat areas, of each quarter of each image.
 
-    A pixel is flat where it and its right, lower and lower right neighbours are of exactly one
-    colour. A colour of three channels is coded as 0xRRGGBB, one of others by a hash.
+    A pixel is flat where it and its right, lower and lower right neighbours are of one colour, to
+    the 256 levels of a channel. Black and white are left out: photographs have them too, where they
+    are clipped, and at their borders. A colour of three channels is coded as 0xRRGGBB, one of
+    others by a hash.
 
     Args:
         images: values in [0, 1], shape (N, C, H, W); H and W are even.
@@ -120,12 +122,14 @@ def flat_colours(images: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
     code = torch.zeros(n, height, width, dtype=torch.int64, device=images.device)
-    for channel in (images * 255).round().long().unbind(1):
+    levels = (images.clamp(0, 1) * 255).round().long()
+    for channel in levels.unbind(1):
         code = (code * (256 if channels == 3 else 1_000_003) + channel) % 2**31
     inner = code[:, :-1, :-1]
     flat = code.new_full(code.shape, -1)
     same = (code[:, 1:, :-1] == inner) & (code[:, :-1, 1:] == inner) & (code[:, 1:, 1:] == inner)
-    flat[:, :-1, :-1] = torch.where(same, inner, -1)
+    clipped = (levels == 0).all(1) | (levels == 255).all(1)
+    flat[:, :-1, :-1] = torch.where(same & ~clipped[:, :-1, :-1], inner, -1)
     quarters = flat.view(n, 2, height // 2, 2, width // 2).transpose(2, 3).reshape(4 * n, -1)
     # Lengths of runs of equal codes, each noted at its first place.
     ordered = quarters.sort(1).values
