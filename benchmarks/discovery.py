@@ -40,7 +40,8 @@ import ddm.pretrain
 from ddm.config import PretrainConfig
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
-from ddm.discovery import Discovery, Palettes, discover_domains
+from ddm.discovery import Discovery, discover_domains
+from ddm.discovery_space import Palettes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import environment

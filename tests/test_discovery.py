@@ -12,11 +12,11 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from ddm.discovery import (
     Discovery,
-    Palettes,
     damp_changes,
     discover_domains,
     match_domains,
 )
+from ddm.discovery_space import Palettes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.style import StyleFeatures, style_features
