@@ -1,4 +1,4 @@
-"""How well domains are found without labels, and what that is worth in training.
+"""How well domains are found without labels.
 
     python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
     python benchmarks/discovery.py ceiling       # a linear probe that is shown the true domains

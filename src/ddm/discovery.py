@@ -197,7 +197,7 @@ def _discover(
     spread = _Spread(x, answers[chosen][0])
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
-    # The votes can leave a cluster of one of the clusterings to none.
+    # A small cluster among others can be outvoted by its neighbours.
     present = np.unique(labels[~strange])
     labels = np.searchsorted(present, labels).clip(max=len(present) - 1)
     if len(present) < numbers[0] and not maybe_one:
