@@ -252,3 +252,14 @@ def test_the_command_line(tmp_path, capsys):
     assert "--shard two: give i/n" in capsys.readouterr().err
     assert main(["bench", str(tmp_path / "g.yaml"), "-o", "o", "--shard", "3/2"]) == 2
     assert "both count from 1" in capsys.readouterr().err
+
+
+def test_images_by_what_is_left_out(tmp_path):
+    held_out = [["a"], ["a", "b"], []]
+    grid = Grid.load(write_grid(tmp_path / "g.yaml", "folder/{held_out}.csv", held_out=held_out))
+    names = {r.held_out: grid.config(r, tmp_path).images for r in grid.runs}
+    assert names == {
+        ("a",): "folder/a.csv",
+        ("a", "b"): "folder/a+b.csv",
+        (): "folder/.csv",
+    }

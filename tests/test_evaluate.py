@@ -62,7 +62,9 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     assert (results["feature_dim"], results["variant_dim"]) == (192, 40)
     portions = {"all", "invariant", "variant", "standardized"}
     assert {r["portion"] for r in results["rows"]} == portions
-    assert {r["measure"] for r in results["rows"]} == {"linear", "knn", "retrieval", "leakage"}
+    assert {r["measure"] for r in results["rows"]} == {
+        "linear", "linear_balanced", "knn", "knn_balanced", "retrieval", "leakage",
+    }  # fmt: skip
     for r in results["rows"]:
         assert 0 <= r["low"] <= r["value"] <= r["high"] <= 1, r
     assert {r["domain"] for r in results["rows"] if r["side"] == "unseen"} == {

@@ -308,3 +308,27 @@ def test_summary_rows() -> None:
     ]
     assert all(r["measure"] == "linear" and r["low"] <= r["value"] <= r["high"] for r in rows)
     assert "domain" not in common
+
+
+def test_summary_rows_balanced() -> None:
+    """As scikit-learn's balanced accuracy; answering with the largest class is chance."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    truth = {d: rng.choice(3, 60, p=(0.7, 0.2, 0.1)) for d in ("photo", "sketch")}
+    guess = {"photo": rng.integers(3, size=60), "sketch": np.zeros(60, np.int64)}
+    parts = {d: (guess[d] == truth[d], np.arange(60)) for d in truth}
+    rows = {r["domain"]: r for r in summarize({}, parts, seed=0, classes=truth)}
+    for domain, true in truth.items():
+        expected = balanced_accuracy_score(true, guess[domain])
+        assert rows[domain]["value"] == pytest.approx(expected)
+        assert rows[domain]["low"] <= expected <= rows[domain]["high"]
+    assert rows["sketch"]["value"] == pytest.approx(1 / 3)
+    together = balanced_accuracy_score(*(np.concatenate([*d.values()]) for d in (truth, guess)))
+    assert rows["pooled"]["value"] == pytest.approx(together)
+    # Where classes are of one size, it is the accuracy.
+    equal = {d: np.arange(60) % 3 for d in truth}
+    for one, other in zip(
+        summarize({}, parts, seed=0, classes=equal), summarize({}, parts, seed=0), strict=True
+    ):
+        assert one == pytest.approx(other)

@@ -17,6 +17,7 @@ images of the unseen domain, see `ddm.protocols.standardize_domains`).
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -28,21 +29,23 @@ from ddm.probe import SUMMARIES
 
 matplotlib.use("Agg")
 
-#: Heading, measure, label, trained_on, side; of emoji.
-EMOJI = (
+#: Heading, measure, label, trained_on, side. Those that the runs have are shown: emoji come with
+#: groups and subgroups, other data with one class.
+FIGURES = (
     ("group, seen", "linear", "group", "seen", "seen"),
     ("group, unseen", "linear", "group", "seen", "unseen"),
+    ("group, unseen, balanced", "linear_balanced", "group", "seen", "unseen"),
     ("subgroup, seen", "linear", "subgroup", "seen", "seen"),
     ("subgroup, unseen", "linear", "subgroup", "seen", "unseen"),
-    ("retrieval, unseen", "retrieval", "instance", "none", "unseen"),
-)
-#: Of data with one label, "class".
-CLASSES = (
     ("class, seen", "linear", "class", "seen", "seen"),
     ("class, unseen", "linear", "class", "seen", "unseen"),
+    ("class, unseen, balanced", "linear_balanced", "class", "seen", "unseen"),
     ("k-NN, seen", "knn", "class", "seen", "seen"),
     ("k-NN, unseen", "knn", "class", "seen", "unseen"),
+    ("retrieval, unseen", "retrieval", "instance", "none", "unseen"),
 )
+#: Not in the plot, which has room for few.
+NOT_DRAWN = ("subgroup, seen", "group, unseen, balanced", "class, unseen, balanced")
 PORTIONS = (
     ("all", "all"),
     ("invariant", "all"),
@@ -57,10 +60,14 @@ Pair = tuple[str, tuple[str, ...], int]
 Records = dict[str, dict[Pair, dict]]
 
 
-def figures_of(records: Records) -> Figures:
-    """What is reported of these runs."""
-    labels = {record["main_label"] for runs in records.values() for record in runs.values()}
-    return CLASSES if labels == {"class"} else EMOJI
+def figures_of(records: Records, kinds: tuple[str, str]) -> Figures:
+    """What all runs of these kinds have; earlier ones have no balanced accuracy."""
+    runs = [record for kind in kinds for record in records.get(kind, {}).values()]
+    return tuple(
+        figure
+        for figure in FIGURES
+        if not any(np.isnan(figures(record, "all", (figure,))[0]) for record in runs)
+    )
 
 
 def figures(record: dict, portion: str, of: Figures) -> list[float]:
@@ -111,7 +118,7 @@ def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
 def compare(records: Records, after: str, before: str, portions: tuple[str, str]):
     """Name of each line, its pairs, means and half widths; the last line is of all methods."""
     pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
-    of = figures_of(records)
+    of = figures_of(records, (after, before))
     gaps = np.array(
         [
             np.subtract(
@@ -133,7 +140,7 @@ def compare(records: Records, after: str, before: str, portions: tuple[str, str]
 
 
 def table(records: Records, after: str, before: str, portions: tuple[str, str]) -> str:
-    of = figures_of(records)
+    of = figures_of(records, (after, before))
     head = " | ".join(figure[0] for figure in of)
     lines = [f"| method | pairs | {head} |", "|---" * (2 + len(of)) + "|"]
     for method, pairs, gaps in compare(records, after, before, portions):
@@ -151,8 +158,8 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     """Each pair a dot, the mean and its interval over held-out domains beside them."""
     from matplotlib import pyplot as plt
 
-    of = figures_of(records)
-    shown = [0, 1, 3, 4] if of is EMOJI else list(range(len(of)))
+    of = figures_of(records, (after, before))
+    shown = [i for i, figure in enumerate(of) if figure[0] not in NOT_DRAWN]
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.6), sharey=True)
     lines = list(compare(records, after, before, ("all", "all")))
     domains = list(dict.fromkeys(p[1] for line in lines for p in line[1]))
@@ -177,17 +184,31 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def by_left_out(records: Records) -> dict[str, Records]:
+    """Parts of the records by how many domains were left out, with a title each."""
+    numbers = sorted({len(pair[1]) for runs in records.values() for pair in runs})
+    return {
+        f", {n} left out": {
+            kind: {pair: record for pair, record in runs.items() if len(pair[1]) == n}
+            for kind, runs in records.items()
+        }
+        for n in numbers
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with more runs")
+    parser.add_argument("--by-left-out", action="store_true", help="a table each")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
+    parts = by_left_out(records) if options.by_left_out else {"": records}
     blocks = []
     for after, before in (kinds.split("-") for kinds in options.kinds):
-        for portions in PORTIONS:
-            text = table(records, after, before, portions)
+        for portions, (title, part) in product(PORTIONS, parts.items()):
+            text = table(part, after, before, portions).replace("\n", f"{title}\n", 1)
             # Earlier studies did not read standardised features.
             blocks += [] if "nan" in text else [text]
     text = "\n\n".join(blocks) + "\n"

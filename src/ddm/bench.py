@@ -12,9 +12,11 @@ A grid is a YAML file::
     reserved: [noto-mono]                          # take no part in anything
     finetune: {fractions: [0.01, 1.0]}             # label fractions too, if given (ddm finetune)
 
-Every variant is run for every set of held-out domains and every seed. Reserved domains are held out
-too, and no figure of theirs is kept, so that nothing can be chosen on them. Beside the runs' files
-``manifest.yaml`` says what was run on which images: the grid, and a hash of each split.
+Every variant is run for every set of held-out domains and every seed. Where each such set has
+images of its own, ``{held_out}`` in their name stands for its domains, joined by ``+``. Reserved
+domains are held out too, and no figure of theirs is kept, so that nothing can be chosen on them.
+Beside the runs' files ``manifest.yaml`` says what was run on which images: the grid, and a hash of
+each split.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from ddm.probe import SUMMARIES
 COLUMNS = (
     ("linear, seen", "linear", "seen", "seen"),
     ("linear, unseen", "linear", "seen", "unseen"),
+    ("linear, unseen, balanced", "linear_balanced", "seen", "unseen"),
     ("linear, unseen, own labels", "linear", "own", "unseen"),
     ("k-NN, unseen", "knn", "seen", "unseen"),
     ("retrieval, seen", "retrieval", "none", "seen"),
@@ -198,6 +201,9 @@ class Grid:
                 raise DdmError(f"{self.path}: {name} is not to be set; the grid sets it")
         settings |= {"output": str(output), "seed": run.seed, "ddm": module}
         settings["held_out"] = [*run.held_out, *self.reserved]
+        if "images" in settings:
+            left_out = "+".join(run.held_out)
+            settings["images"] = str(settings["images"]).replace("{held_out}", left_out)
         return PretrainConfig.from_dict(settings, f"{self.path}, variant {run.variant}")
 
     def finetuning(self, run: BenchRun) -> FinetuneConfig | None:

@@ -31,7 +31,9 @@ PORTIONS = {
 }
 MEASURES = {
     "linear": "linear probe",
+    "linear_balanced": "linear probe, balanced accuracy",
     "knn": "nearest neighbours",
+    "knn_balanced": "nearest neighbours, balanced accuracy",
     "retrieval": "retrieval",
     "leakage": "leakage",
 }

@@ -147,7 +147,8 @@ def summary_table(rows: Sequence[Row]) -> str:
     table = [header]
     for line in lines:
         measure, label, trained_on, side = line
-        trained = f", trained on {trained_on}" if measure in ("linear", "knn") else ""
+        probe = measure.startswith(("linear", "knn"))
+        trained = f", trained on {trained_on}" if probe else ""
         if measure == "wilds":
             trained = f", {next(r['score'] for r in rows if r['measure'] == measure)}"
         cells = []
@@ -155,7 +156,8 @@ def summary_table(rows: Sequence[Row]) -> str:
             r = means.get((*line, portion))
             cells.append("-" if r is None else _percent(r))
         chance = next(r["chance"] for key, r in means.items() if key[:-1] == line)
-        table.append([f"{measure} {label}{trained}", side, *cells, f"{100 * chance:.1f}"])
+        name = measure.replace("_balanced", ", balanced:")
+        table.append([f"{name} {label}{trained}", side, *cells, f"{100 * chance:.1f}"])
     widths = [max(len(r[i]) for r in table) for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in table

@@ -181,7 +181,10 @@ class Interval:
 
 
 def bootstrap(
-    parts: list[tuple[NDArray[np.bool_], Ints]], seed: int = 0, resamples: int = 1000
+    parts: list[tuple[NDArray[np.bool_], Ints]],
+    seed: int = 0,
+    resamples: int = 1000,
+    weights: list[NDArray[np.float64]] | None = None,
 ) -> tuple[list[Interval], Interval, Interval]:
     """Accuracy of several parts (domains), their mean and their worst, with intervals over groups.
 
@@ -192,6 +195,7 @@ def bootstrap(
         parts: for each part, which samples were right, shape (n,), and their groups, shape (n,).
         seed: of the resampling.
         resamples: how many.
+        weights: for each part, what each sample counts for, shape (n,); all alike by default.
 
     Returns:
         One interval a part, that of their mean, and that of the part which is worst. (The minimum
@@ -200,7 +204,9 @@ def bootstrap(
     Raises:
         ValueError: a part without samples.
     """
-    exact, accuracy = _resample([(right, groups) for right, groups in parts], seed, resamples)
+    exact, accuracy = _resample(
+        [(right, groups) for right, groups in parts], seed, resamples, weights
+    )
     each = [_interval(exact[i], accuracy[:, i]) for i in range(len(parts))]
     # A resample without any sample of some part says nothing about their mean.
     mean = _interval(exact.mean(), accuracy.mean(axis=1))
@@ -239,7 +245,10 @@ def paired_difference(
 
 
 def _resample(
-    parts: Sequence[tuple[NDArray[Any], Ints]], seed: int, resamples: int
+    parts: Sequence[tuple[NDArray[Any], Ints]],
+    seed: int,
+    resamples: int,
+    weights: Sequence[NDArray[np.float64]] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean of each part, shape (P,), and the same under resampled groups, shape (resamples, P)."""
     if not parts or any(len(values) == 0 for values, _ in parts):
@@ -250,8 +259,9 @@ def _resample(
     start = 0
     for i, (values, groups) in enumerate(parts):
         where = place[start : start + len(groups)]
-        np.add.at(sums[i], where, values)
-        np.add.at(sizes[i], where, 1)
+        weight = np.ones(len(groups)) if weights is None else weights[i]
+        np.add.at(sums[i], where, weight * values)
+        np.add.at(sizes[i], where, weight)
         start += len(groups)
     rng = np.random.default_rng(seed)
     share = np.full(len(all_groups), 1 / len(all_groups))
@@ -268,8 +278,18 @@ def _interval(value: float, sample: NDArray[np.float64]) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+def balance(classes: Ints) -> NDArray[np.float64]:
+    """What each sample counts for in balanced accuracy: every class the same in all, shape (n,)."""
+    _, place, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = len(classes) / len(sizes) / sizes[place]
+    return weights
+
+
 def summarize(
-    common: Row, parts: Mapping[str, tuple[NDArray[np.bool_], Ints]], seed: int
+    common: Row,
+    parts: Mapping[str, tuple[NDArray[np.bool_], Ints]],
+    seed: int,
+    classes: Mapping[str, Ints] | None = None,
 ) -> list[Row]:
     """The rows of one figure: each domain, and the :data:`SUMMARIES`, with intervals.
 
@@ -277,14 +297,24 @@ def summarize(
         common: what the rows share.
         parts: for each domain, which samples were right, shape (n,), and their groups, shape (n,).
         seed: of the bootstrap.
+        classes: for each domain, the samples' true classes, shape (n,): the figures are then
+            balanced accuracies, the mean over the classes of the share that was right. A probe that
+            answers with the largest class, as one may on a domain that it cannot read, gets
+            no more than chance.
     """
 
     def row(domain: str, interval: Interval, n: int) -> Row:
         return {**common, "domain": domain, **asdict(interval), "n": n}
 
-    each, mean, worst = bootstrap(list(parts.values()), seed)
+    weights = None if classes is None else [balance(classes[name]) for name in parts]
+    each, mean, worst = bootstrap(list(parts.values()), seed, weights=weights)
     rights, groups = zip(*parts.values(), strict=True)
-    (pooled,), _, _ = bootstrap([(np.concatenate(rights), np.concatenate(groups))], seed)
+    together = None
+    if classes is not None:
+        together = [balance(np.concatenate([classes[name] for name in parts]))]
+    (pooled,), _, _ = bootstrap(
+        [(np.concatenate(rights), np.concatenate(groups))], seed, weights=together
+    )
     sizes = [len(right) for right, _ in parts.values()]
     return [
         *(row(name, i, n) for name, i, n in zip(parts, each, sizes, strict=True)),

@@ -5,7 +5,8 @@ Seen and unseen domains
     their penalty is chosen on the validation split of those, and they are read on the test split
     of every domain. An unseen domain thus plays no part in any choice. Beside it stands a probe
     that was trained on the unseen domain itself ("own"): what the features would allow if labels
-    of it existed.
+    of it existed. Beside each accuracy stands the balanced one: where classes are unequal, a
+    probe that answers with the largest class everywhere looks good on a domain that it cannot read.
 
 WILDS
     A data set of WILDS (arXiv 2012.07421) has splits of its own, which part seen from unseen
@@ -34,6 +35,8 @@ from ddm.errors import DdmError
 from ddm.leakage import domain_leakage
 from ddm.probe import Floats, Ints, LinearProbe, RidgeProbe, Row, knn_predict, summarize
 
+#: Figures that are also given as balanced accuracy, where every class counts alike: its measure.
+BALANCED = {"linear": "linear_balanced", "knn": "knn_balanced"}
 #: What says which figure an answer counts for.
 ANSWER_KEYS = ("measure", "label", "portion", "trained_on", "side")
 
@@ -240,9 +243,15 @@ class SeenUnseen:
             yield Answers({**common, "side": side}, parts)
 
     def _rows(self, answers: Answers) -> list[Row]:
-        groups = self.dataset.groups
+        groups, common = self.dataset.groups, answers.common
         parts = {d: (right, groups[i]) for d, (right, i) in answers.parts.items()}
-        return summarize(answers.common, parts, self.seed)
+        rows = summarize(common, parts, self.seed)
+        if common["measure"] in BALANCED:
+            index = self.dataset.labels[common["label"]].index
+            classes = {d: index[i] for d, (_, i) in answers.parts.items()}
+            common = {**common, "measure": BALANCED[common["measure"]]}
+            rows += summarize(common, parts, self.seed, classes)
+        return rows
 
 
 #: Of a bootstrap of WILDS' scores, some of which take a while.
