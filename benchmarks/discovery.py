@@ -36,7 +36,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import ddm.pretrain
+import ddm.training
 from ddm.config import PretrainConfig
 from ddm.data import load_images
 from ddm.data.base import ImageDataset
@@ -47,6 +47,7 @@ from ddm.errors import DdmError
 from ddm.evaluate import environment
 from ddm.pretrain import pretrain
 from ddm.style import STYLE_SIZE, StyleFeatures, style_features
+from ddm.training_images import pseudo_domains
 
 RESULTS = Path(__file__).parent / "results" / "discovery"
 SEEDS = range(5)
@@ -236,7 +237,7 @@ def anew(seed: int) -> dict[str, Any]:
         rediscover_every=3,
     )
     clock: list[float] = []
-    whole = ddm.pretrain.rediscover
+    whole = ddm.training.rediscover
 
     def timed(*given: Any) -> Any:
         began = time.perf_counter()
@@ -244,15 +245,15 @@ def anew(seed: int) -> dict[str, Any]:
         clock.append(time.perf_counter() - began)
         return answer
 
-    first = ddm.pretrain.pseudo_domains(config, dataset)
+    first = pseudo_domains(config, dataset)
     assert first is not None
     known = first.index >= 0
     before = ami(dataset.domains.index[known], first.index[known])
-    ddm.pretrain.rediscover = timed
+    ddm.training.rediscover = timed
     began = time.perf_counter()
     run = pretrain(config, dataset)
     seconds = time.perf_counter() - began
-    ddm.pretrain.rediscover = whole
+    ddm.training.rediscover = whole
     rows = pd.read_csv(run.metrics_file)
     rows = rows[rows["domains_agreement"].notna()]
     shutil.rmtree(scratch)

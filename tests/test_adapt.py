@@ -13,7 +13,8 @@ from ddm.adapt import adapt
 from ddm.config import PretrainConfig
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.errors import DdmError
-from ddm.pretrain import Pretraining, pretrain, resume
+from ddm.pretrain import pretrain, resume
+from ddm.training import Pretraining
 from synthetic import make_dataset
 
 RESNET = EncoderSpec("resnet10t", 3, 96)

@@ -18,13 +18,9 @@ from ddm.config import ModuleConfig, PretrainConfig
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.methods import METHODS
-from ddm.pretrain import (
-    Pretraining,
-    optimizer_settings,
-    pretrain,
-    resume,
-)
+from ddm.pretrain import pretrain, resume
 from ddm.run_folder import RunFolder
+from ddm.training import Pretraining, optimizer_settings
 from synthetic import make_dataset, write_folder
 
 
@@ -388,7 +384,7 @@ def test_collapse_is_told_while_it_happens(tmp_path, dataset, monkeypatch, capsy
         def forward(self, x):
             return super().forward(torch.ones(len(x), 1)) + 0 * x.mean()
 
-    monkeypatch.setattr("ddm.pretrain.build_encoder", lambda spec: (Constant(1, 16), 16))
+    monkeypatch.setattr("ddm.training.build_encoder", lambda spec: (Constant(1, 16), 16))
     monkeypatch.setattr("ddm.pretrain.save_encoder", lambda *arguments: None)
     pretrain(config(tmp_path, epochs=4), dataset)
     warned = [line for line in capsys.readouterr().err.splitlines() if "ddm: warning" in line]

@@ -15,8 +15,9 @@ from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate
-from ddm.pretrain import Pretraining, pretrain, resume
+from ddm.pretrain import pretrain, resume
 from ddm.pseudo_domains import FeatureMemory, discover, rediscover
+from ddm.training import Pretraining
 from synthetic import make_dataset, write_folder
 from test_pretrain import Stop, assert_same_run, config, stop_at
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-import ddm.pretrain
+import ddm.training
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.methods import METHODS
-from ddm.pretrain import Pretraining, pretrain, resume
+from ddm.pretrain import pretrain, resume
 from ddm.processes import is_first_process
 from ddm.pseudo_domains import FeatureMemory
+from ddm.training import Pretraining
 from synthetic import make_dataset
 
 
@@ -81,7 +82,7 @@ def work(folder: Path) -> None:
         )
 
     # Domains found anew; what each rank saw and got.
-    whole_rediscovery = ddm.pretrain.rediscover
+    whole_rediscovery = ddm.training.rediscover
     dumps: list[dict[str, torch.Tensor]] = []
 
     def dumped(table: DomainTable, memory: FeatureMemory, seed: int) -> object:
@@ -99,7 +100,7 @@ def work(folder: Path) -> None:
         )
         return after, figures
 
-    ddm.pretrain.rediscover = dumped
+    ddm.training.rediscover = dumped
     pretrain(found("whole"), dataset)
     rank = 0 if is_first_process() else 1
     torch.save(dumps, folder / f"found-{rank}.pt")
@@ -112,7 +113,7 @@ def work(folder: Path) -> None:
         raise AssertionError("it was to be interrupted")
     Pretraining.training_step = whole_step
     resume(folder / "broken" / "found", dataset)
-    ddm.pretrain.rediscover = whole_rediscovery
+    ddm.training.rediscover = whole_rediscovery
 
     (folder / "norms.txt").write_text(" ".join(sorted(norms)))
 
