@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from ddm.cli import main
 from ddm.config import ModuleConfig, PretrainConfig
+from ddm.data.images import read_image
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.methods import METHODS
@@ -164,6 +166,29 @@ def test_the_module_is_trained(tmp_path, dataset):
     run = pretrain(config(tmp_path, epochs=4, learning_rate=1.0), dataset)
     variant = [float(r["variant"]) for r in metrics(run) if r["variant"]]
     assert variant[-1] < variant[0]
+
+
+def test_files_kept_in_memory_train_as_those_read_in_each_epoch(tmp_path, monkeypatch):
+    """One process, so that each file that is read counts: the second epoch reads none."""
+    monkeypatch.setattr("ddm.data.loading.default_workers", lambda dataset: 0)
+    folder = write_folder(tmp_path / "images")
+    reads = []
+
+    def counted(*given, **named):
+        reads.append(given[0])
+        return read_image(*given, **named)
+
+    monkeypatch.setattr("ddm.data.images.read_image", counted)
+    runs, counts = [], []
+    for workers in (None, 0):
+        reads.clear()
+        settings = config(tmp_path / str(workers), images=str(folder), epochs=2, workers=workers)
+        runs.append(pretrain(settings))
+        counts.append(Counter(reads))
+    assert_same_run(*runs)
+    # Each once to see that it can be read, and once more; the first also for its type.
+    assert sorted(counts[0].values())[-2:] == [2, 3]
+    assert max(counts[1].values()) == 3 and counts[1].total() > counts[0].total()
 
 
 def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):

@@ -89,8 +89,8 @@ class PretrainConfig:
         warmup_epochs: epochs over which the learning rate rises, before its cosine; a tenth of
             all, at most 10, by default.
         seed: of everything random.
-        workers: processes that decode images; by default none for images in memory, else one a
-            core.
+        workers: processes that decode images in each epoch; by default the images are read once
+            and kept in memory, where that takes 2 GiB at most, else one process a core.
         accelerator: where to train.
         devices: how many of them.
         precision: "auto" is bfloat16 autocast on a GPU, float32 elsewhere.

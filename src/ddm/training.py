@@ -18,7 +18,15 @@ from ddm.adapt import Matched, adapt
 from ddm.collapse import collapse_warning, effective_rank, relative_deviation
 from ddm.config import PretrainConfig
 from ddm.data.base import ImageDataset
-from ddm.data.loading import Batch, EpochBatches, IndexedImages, batches, default_workers
+from ddm.data.loading import (
+    KEPT,
+    Batch,
+    EpochBatches,
+    IndexedImages,
+    batches,
+    default_workers,
+    keep_in_memory,
+)
 from ddm.distributed import gather_rows, synchronize_batch_norm
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.encoders import EncoderSpec, build_encoder, measure_features
@@ -145,6 +153,8 @@ class Pretraining(pl.LightningModule):
         steps = self.total_steps // self.config.epochs
         workers = self.config.workers
         if workers is None:
+            if self.config.epochs > 1:
+                self.images = keep_in_memory(self.images, KEPT // self.config.devices)
             workers = default_workers(self.images.dataset)
         sampler = EpochBatches(
             len(self.images),

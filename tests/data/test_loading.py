@@ -1,12 +1,15 @@
 """The order of batches is a function of seed and epoch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm.data.loading import EpochBatches, IndexedImages, batches
+from ddm.data.base import ImageDataset
+from ddm.data.loading import EpochBatches, IndexedImages, batches, keep_in_memory
 from synthetic import make_dataset
 
 
@@ -53,3 +56,38 @@ def test_batches_hold_image_domain_and_stable_index(workers, batched):
     assert domains.tolist() == dataset.domains.index[chosen].tolist()
     assert images.dtype == torch.uint8 and images.shape == (4, 3, 32, 32)
     assert np.array_equal(images[1].permute(1, 2, 0).numpy(), reader(2))
+
+
+def counting(dataset: ImageDataset, dtype: type) -> tuple[ImageDataset, list[int]]:
+    """The data set, read one by one, and which images were read."""
+    read, asked = dataset.read, []
+
+    def one(index: int) -> np.ndarray:
+        asked.append(index)
+        return (read(index) / (1 if dtype is np.uint8 else 255)).astype(dtype)
+
+    return replace(dataset, read=one), asked
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_kept_in_memory_are_read_once(dtype, monkeypatch):
+    monkeypatch.setattr("ddm.data.loading.default_workers", lambda dataset: 0)
+    dataset, asked = counting(make_dataset(each=4), dtype)
+    chosen = np.array([30, 2, 17, 5])
+    kept = keep_in_memory(IndexedImages(dataset, chosen))
+    assert sorted(asked[1:]) == sorted(chosen)  # The first one tells the type.
+    asked.clear()
+    images, domains, index = kept.__getitems__([3, 0, 3])
+    assert not asked and index.tolist() == [5, 30, 5]
+    expected = IndexedImages(dataset, chosen).__getitems__([3, 0, 3])
+    assert torch.equal(images, expected[0]) and images.dtype == expected[0].dtype
+    assert torch.equal(domains, expected[1])
+    assert np.array_equal(kept.dataset.read(17), dataset.read(17))
+
+
+def test_images_that_take_too_much_memory_are_left_where_they_are():
+    dataset, asked = counting(make_dataset(each=4), np.uint8)
+    images = IndexedImages(dataset, np.arange(10))
+    assert keep_in_memory(images, limit=10 * 32 * 32 * 3 - 1) is images and len(asked) == 1
+    in_an_array = IndexedImages(make_dataset(each=4), np.arange(10))
+    assert keep_in_memory(in_an_array) is in_an_array

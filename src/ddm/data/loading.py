@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from ddm.data.base import ImageDataset
 
+#: Bytes of images that are kept in memory rather than read in each epoch.
+KEPT = 2 << 30
 #: images (N, C, H, W) uint8, or float32 in [0, 1]; domain (N,) int64, -1 unknown; index (N,) int64
 #: into the whole data set
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -133,3 +137,42 @@ def batches(
     if sampler is None:
         return DataLoader(images, batch_size=batch_size, **common)
     return DataLoader(images, batch_sampler=sampler, **common)
+
+
+class KeptImages:
+    """Images in one array.
+
+    Args:
+        array: shape (N, H, W, C).
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __call__(self, index: int) -> NDArray[Any]:
+        image: NDArray[Any] = self.array[index]
+        return image
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """Several images at once, shape (M, H, W, C)."""
+        images: NDArray[Any] = self.array[indices]
+        return images
+
+
+def keep_in_memory(images: IndexedImages, limit: int = KEPT) -> IndexedImages:
+    """The same images, read now and kept, if that takes no more than ``limit`` bytes.
+
+    Small images take longer to decode than to train on. The others of the data set are not read,
+    and take no memory.
+    """
+    dataset = images.dataset
+    if hasattr(dataset.read, "batch") or not len(images):
+        return images
+    first = dataset.read(int(images.indices[0]))
+    if first.nbytes * len(images) > limit:
+        return images
+    array = np.zeros((len(dataset), *first.shape), first.dtype)
+    loader = batches(images, None, 512, default_workers(dataset))
+    for pixels, _, index in tqdm(loader, desc="Reading images", unit="batch", leave=False):
+        array[index.numpy()] = pixels.permute(0, 2, 3, 1).numpy()
+    return IndexedImages(replace(dataset, read=KeptImages(array)), images.indices)
