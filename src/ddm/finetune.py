@@ -30,7 +30,7 @@ from tqdm import tqdm
 from ddm.config import FinetuneConfig
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
-from ddm.data.loading import IndexedImages, batches, default_workers
+from ddm.data.loading import IndexedImages, batches, default_workers, keep_in_memory
 from ddm.embed import embed, file_fingerprint
 from ddm.errors import DdmError
 from ddm.evaluate import describe, environment
@@ -225,6 +225,8 @@ def finetune(
     features = embed(
         encoder, dataset, spec.image_size, run.features_file, file_fingerprint(run.encoder_file)
     )
+    if max(config.fractions) >= HEAD_ONLY_BELOW:  # Each step and each look at the validation reads.
+        dataset = keep_in_memory(IndexedImages(dataset, np.arange(len(dataset)))).dataset
     tuner = Finetuner(encoder, features.shape[1], dataset, label, spec.image_size, config)
     rows: list[Row] = []
     for fraction in config.fractions:
