@@ -83,6 +83,8 @@ def test_images_kept_in_memory_are_read_once(dtype, monkeypatch):
     assert torch.equal(images, expected[0]) and images.dtype == expected[0].dtype
     assert torch.equal(domains, expected[1])
     assert np.array_equal(kept.dataset.read(17), dataset.read(17))
+    with pytest.raises(IndexError, match=r"images \[3, 4\]"):
+        kept.dataset.read.batch([17, 3, 4])
 
 
 def test_images_that_take_too_much_memory_are_left_where_they_are():

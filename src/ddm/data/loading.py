@@ -140,30 +140,39 @@ def batches(
 
 
 class KeptImages:
-    """Images in one array.
+    """Some images of a data set, in one array.
 
     Args:
-        array: shape (N, H, W, C).
+        images: shape (M, H, W, C).
+        row: place of each image of the data set among them, -1 for those that are not, shape (N,).
     """
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
+    def __init__(self, images: NDArray[Any], row: NDArray[np.int64]) -> None:
+        self.images = images
+        self.row = row
 
     def __call__(self, index: int) -> NDArray[Any]:
-        image: NDArray[Any] = self.array[index]
+        image: NDArray[Any] = self.batch([index])[0]
         return image
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
-        """Several images at once, shape (M, H, W, C)."""
-        images: NDArray[Any] = self.array[indices]
+        """Several images at once, shape (M, H, W, C).
+
+        Raises:
+            IndexError: one that was not kept.
+        """
+        rows = self.row[indices]
+        if (rows < 0).any():
+            raise IndexError(f"of images {np.asarray(indices)[rows < 0].tolist()} none was kept")
+        images: NDArray[Any] = self.images[rows]
         return images
 
 
 def keep_in_memory(images: IndexedImages, limit: int = KEPT) -> IndexedImages:
     """The same images, read now and kept, if that takes no more than ``limit`` bytes.
 
-    Small images take longer to decode than to train on. The others of the data set are not read,
-    and take no memory.
+    Small images take longer to decode than to train on. The others of the data set are not kept,
+    and cannot be read from what is returned.
     """
     dataset = images.dataset
     if hasattr(dataset.read, "batch") or not len(images):
@@ -171,8 +180,10 @@ def keep_in_memory(images: IndexedImages, limit: int = KEPT) -> IndexedImages:
     first = dataset.read(int(images.indices[0]))
     if first.nbytes * len(images) > limit:
         return images
-    array = np.zeros((len(dataset), *first.shape), first.dtype)
+    row = np.full(len(dataset), -1)
+    row[images.indices] = np.arange(len(images))
+    kept = np.empty((len(images), *first.shape), first.dtype)
     loader = batches(images, None, 512, default_workers(dataset))
     for pixels, _, index in tqdm(loader, desc="Reading images", unit="batch", leave=False):
-        array[index.numpy()] = pixels.permute(0, 2, 3, 1).numpy()
-    return IndexedImages(replace(dataset, read=KeptImages(array)), images.indices)
+        kept[row[index.numpy()]] = pixels.permute(0, 2, 3, 1).numpy()
+    return IndexedImages(replace(dataset, read=KeptImages(kept, row)), images.indices)
