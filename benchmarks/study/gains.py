@@ -8,7 +8,9 @@ Reads the runs of a grid whose variants are called METHOD-KIND and prints, for e
 all, the differences of pairs of runs with the same method, held-out domain and seed. Beside a mean
 over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
 seeds and, in the last line, methods are averaged within each first, since they share its images).
-Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison.
+Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
+`--by-left-out` runs are parted by how many domains they left out; sets of several domains overlap,
+so that their intervals are somewhat too narrow.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
 all features; features standardised by domain, of both and against plain ones (they need unlabelled
@@ -115,10 +117,9 @@ def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
     return means.mean(0), t.ppf(0.975, n - 1) * means.std(0, ddof=1) / n**0.5
 
 
-def compare(records: Records, after: str, before: str, portions: tuple[str, str]):
+def compare(records: Records, after: str, before: str, portions: tuple[str, str], of: Figures):
     """Name of each line, its pairs, means and half widths; the last line is of all methods."""
     pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
-    of = figures_of(records, (after, before))
     gaps = np.array(
         [
             np.subtract(
@@ -143,7 +144,7 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
     of = figures_of(records, (after, before))
     head = " | ".join(figure[0] for figure in of)
     lines = [f"| method | pairs | {head} |", "|---" * (2 + len(of)) + "|"]
-    for method, pairs, gaps in compare(records, after, before, portions):
+    for method, pairs, gaps in compare(records, after, before, portions, of):
         cells = [
             f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
             for mean, half in zip(*over_domains(gaps, pairs), strict=True)
@@ -161,7 +162,7 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     of = figures_of(records, (after, before))
     shown = [i for i, figure in enumerate(of) if figure[0] not in NOT_DRAWN]
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.6), sharey=True)
-    lines = list(compare(records, after, before, ("all", "all")))
+    lines = list(compare(records, after, before, ("all", "all"), of))
     domains = list(dict.fromkeys(p[1] for line in lines for p in line[1]))
     colours = dict(zip(domains, plt.colormaps["tab10"].colors, strict=False))
     for axis, column in zip(axes, shown, strict=True):
@@ -184,16 +185,51 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def by_left_out(records: Records) -> dict[str, Records]:
-    """Parts of the records by how many domains were left out, with a title each."""
-    numbers = sorted({len(pair[1]) for runs in records.values() for pair in runs})
+def by_left_out(records: Records, kinds: list[str]) -> dict[int, Records]:
+    """Parts of the records by how many domains were left out, of methods that are in all parts."""
+    of_kinds = {kind: runs for kind, runs in records.items() if kind in kinds}
+    numbers = sorted({len(pair[1]) for runs in of_kinds.values() for pair in runs})
+    methods = set.intersection(
+        *({p[0] for runs in of_kinds.values() for p in runs if len(p[1]) == n} for n in numbers)
+    )
     return {
-        f", {n} left out": {
-            kind: {pair: record for pair, record in runs.items() if len(pair[1]) == n}
-            for kind, runs in records.items()
+        n: {
+            kind: {p: r for p, r in runs.items() if len(p[1]) == n and p[0] in methods}
+            for kind, runs in of_kinds.items()
         }
         for n in numbers
     }
+
+
+def plot_by_left_out(parts: dict[int, Records], after: str, before: str, path: Path) -> None:
+    """The mean of each method and its interval over sets of held-out domains, by their number."""
+    from matplotlib import pyplot as plt
+
+    common = [set(figures_of(part, (after, before))) for part in parts.values()]
+    of = tuple(figure for figure in FIGURES if figure in set.intersection(*common))
+    shown = [i for i, figure in enumerate(of) if figure[0] not in NOT_DRAWN]
+    figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.2))
+    lines = {n: list(compare(part, after, before, ("all", "all"), of)) for n, part in parts.items()}
+    methods = [line[0] for line in next(iter(lines.values()))]
+    for axis, column in zip(axes, shown, strict=True):
+        axis.axhline(0, color="0.7", lw=1)
+        for place, method in enumerate(methods[:-1] if len(methods) == 2 else methods):
+            each = [over_domains(line[2], line[1]) for n in lines for line in [lines[n][place]]]
+            axis.errorbar(
+                [n + 0.06 * place for n in lines],
+                [mean[column] for mean, _ in each],
+                yerr=[half[column] for _, half in each],
+                fmt="o-",
+                ms=4,
+                label=method,
+            )
+        axis.set_xticks(list(lines))
+        axis.set_title(of[column][0])
+        axis.set_xlabel("domains left out")
+    axes[0].set_ylabel(f"{after} less {before}, points")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -201,19 +237,27 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with more runs")
-    parser.add_argument("--by-left-out", action="store_true", help="a table each")
+    parser.add_argument("--by-left-out", action="store_true", help="by number of held-out domains")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
-    parts = by_left_out(records) if options.by_left_out else {"": records}
+    parts = {0: records}
+    if options.by_left_out:
+        parts = by_left_out(records, "-".join(options.kinds).split("-"))
     blocks = []
     for after, before in (kinds.split("-") for kinds in options.kinds):
-        for portions, (title, part) in product(PORTIONS, parts.items()):
-            text = table(part, after, before, portions).replace("\n", f"{title}\n", 1)
+        for portions, (number, part) in product(PORTIONS, parts.items()):
+            text = table(part, after, before, portions)
+            if options.by_left_out:
+                text = text.replace("\n", f", {number} left out\n", 1)
             # Earlier studies did not read standardised features.
             blocks += [] if "nan" in text else [text]
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")
-    plot(records, *options.kinds[0].split("-"), options.folder / "gains.png")
+    after, before = options.kinds[0].split("-")
+    if options.by_left_out:
+        plot_by_left_out(parts, after, before, options.folder / "gains.png")
+    else:
+        plot(records, after, before, options.folder / "gains.png")
     print(text)
 
 
