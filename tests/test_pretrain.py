@@ -132,7 +132,7 @@ def test_killed_and_resumed_equals_no_interruption(tmp_path):
     folder = write_folder(tmp_path / "images")
     arguments = [
         "--size", "32", "--epochs", "6", "--batch_size", "16", "--warmup_epochs", "1",
-        "--accelerator", "cpu", "--workers", "0",
+        "--accelerator", "cpu",
     ]  # fmt: skip
     command = [sys.executable, "-m", "ddm", "pretrain", str(folder), *arguments]
     killed = tmp_path / "killed"

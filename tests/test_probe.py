@@ -323,12 +323,26 @@ def test_summary_rows_balanced() -> None:
         expected = balanced_accuracy_score(true, guess[domain])
         assert rows[domain]["value"] == pytest.approx(expected)
         assert rows[domain]["low"] <= expected <= rows[domain]["high"]
-    assert rows["sketch"]["value"] == pytest.approx(1 / 3)
+    # One answer to all is right for one class of three, whichever samples are drawn.
+    assert [rows["sketch"][k] for k in ("low", "value", "high")] == pytest.approx([1 / 3] * 3)
     together = balanced_accuracy_score(*(np.concatenate([*d.values()]) for d in (truth, guess)))
     assert rows["pooled"]["value"] == pytest.approx(together)
-    # Where classes are of one size, it is the accuracy.
+    # Where classes are of one size in every group, it is the accuracy.
     equal = {d: np.arange(60) % 3 for d in truth}
+    parts = {d: (guess[d] == equal[d], np.arange(60) // 3) for d in truth}
     for one, other in zip(
         summarize({}, parts, seed=0, classes=equal), summarize({}, parts, seed=0), strict=True
     ):
         assert one == pytest.approx(other)
+
+
+def test_balanced_interval_covers_the_truth() -> None:
+    covered = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        truth = rng.choice(3, 200, p=(0.7, 0.2, 0.1))
+        right = rng.random(200) < np.array([0.8, 0.5, 0.3])[truth]
+        parts, groups = {"photo": (right, np.arange(200))}, {"photo": truth}
+        row = summarize({}, parts, seed=seed, classes=groups)[0]
+        covered += row["low"] <= (0.8 + 0.5 + 0.3) / 3 <= row["high"]
+    assert 132 <= covered < 150

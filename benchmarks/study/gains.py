@@ -190,7 +190,11 @@ def by_left_out(records: Records, kinds: list[str]) -> dict[int, Records]:
     of_kinds = {kind: runs for kind, runs in records.items() if kind in kinds}
     numbers = sorted({len(pair[1]) for runs in of_kinds.values() for pair in runs})
     methods = set.intersection(
-        *({p[0] for runs in of_kinds.values() for p in runs if len(p[1]) == n} for n in numbers)
+        *(
+            {pair[0] for pair in runs if len(pair[1]) == n}
+            for runs in of_kinds.values()
+            for n in numbers
+        )
     )
     return {
         n: {

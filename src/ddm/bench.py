@@ -522,7 +522,8 @@ def _splits(records: Sequence[Mapping[str, Any]]) -> str:
     """The hash of each split; two people who read the same ones used the same images."""
     hashes = _distinct([r["data"]["split_hashes"] for r in records])
     lines = [", ".join(f"{split} {value[:12]}" for split, value in h.items()) for h in hashes]
-    if len(lines) > 1:
+    compared = _distinct([[r["held_out"], r["data"]["split_hashes"]] for r in records])
+    if len(compared) > len(_distinct([held_out for held_out, _ in compared])):
         lines.insert(0, "**The runs were not made on the same images:**")
     return "Splits (SHA-256, whole in manifest.yaml): " + "; ".join(lines or ["no run yet"])
 

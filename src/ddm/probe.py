@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -184,7 +185,7 @@ def bootstrap(
     parts: list[tuple[NDArray[np.bool_], Ints]],
     seed: int = 0,
     resamples: int = 1000,
-    weights: list[NDArray[np.float64]] | None = None,
+    classes: Sequence[Ints] | None = None,
 ) -> tuple[list[Interval], Interval, Interval]:
     """Accuracy of several parts (domains), their mean and their worst, with intervals over groups.
 
@@ -195,7 +196,8 @@ def bootstrap(
         parts: for each part, which samples were right, shape (n,), and their groups, shape (n,).
         seed: of the resampling.
         resamples: how many.
-        weights: for each part, what each sample counts for, shape (n,); all alike by default.
+        classes: for each part, the samples' true classes, shape (n,): balanced accuracy then, the
+            mean over the part's classes of the accuracy on each.
 
     Returns:
         One interval a part, that of their mean, and that of the part which is worst. (The minimum
@@ -204,9 +206,10 @@ def bootstrap(
     Raises:
         ValueError: a part without samples.
     """
-    exact, accuracy = _resample(
-        [(right, groups) for right, groups in parts], seed, resamples, weights
-    )
+    if classes is None:
+        exact, accuracy = _resample(parts, seed, resamples)
+    else:
+        exact, accuracy = _resample_balanced(parts, classes, seed, resamples)
     each = [_interval(exact[i], accuracy[:, i]) for i in range(len(parts))]
     # A resample without any sample of some part says nothing about their mean.
     mean = _interval(exact.mean(), accuracy.mean(axis=1))
@@ -245,44 +248,48 @@ def paired_difference(
 
 
 def _resample(
-    parts: Sequence[tuple[NDArray[Any], Ints]],
-    seed: int,
-    resamples: int,
-    weights: Sequence[NDArray[np.float64]] | None = None,
+    parts: Sequence[tuple[NDArray[Any], Ints]], seed: int, resamples: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean of each part, shape (P,), and the same under resampled groups, shape (resamples, P)."""
     if not parts or any(len(values) == 0 for values, _ in parts):
         raise ValueError("accuracy of no samples")
     all_groups, place = np.unique(np.concatenate([g for _, g in parts]), return_inverse=True)
-    sums = np.zeros((len(parts), len(all_groups)))
-    sizes = np.zeros_like(sums)
-    start = 0
-    for i, (values, groups) in enumerate(parts):
-        where = place[start : start + len(groups)]
-        weight = np.ones(len(groups)) if weights is None else weights[i]
-        np.add.at(sums[i], where, weight * values)
-        np.add.at(sizes[i], where, weight)
-        start += len(groups)
+    part = np.repeat(np.arange(len(parts)), [len(groups) for _, groups in parts])
+    values = np.concatenate([v for v, _ in parts]).astype(np.float64)
+    shape = (len(parts), len(all_groups))
+    # Sparse: most groups have samples in few of many parts. Entries of one place add up.
+    sums = coo_array((values, (part, place)), shape).tocsr()
+    sizes = coo_array((np.ones(len(part)), (part, place)), shape).tocsr()
     rng = np.random.default_rng(seed)
     share = np.full(len(all_groups), 1 / len(all_groups))
-    draws = rng.multinomial(len(all_groups), share, size=resamples)
-    drawn = draws @ sizes.T
+    draws = rng.multinomial(len(all_groups), share, size=resamples).T.astype(np.float64)
     # A resample without one sample of a part says nothing of it.
     with np.errstate(invalid="ignore"):
-        means = (draws @ sums.T) / drawn
-    return sums.sum(1) / sizes.sum(1), means
+        means = (sums @ draws) / (sizes @ draws)
+    return np.asarray(sums.sum(1) / sizes.sum(1)), np.asarray(means).T
+
+
+def _resample_balanced(
+    parts: Sequence[tuple[NDArray[Any], Ints]], classes: Sequence[Ints], seed: int, resamples: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """As :func:`_resample`, of the mean over the classes of each part."""
+    cells, owner = [], []
+    for number, ((values, groups), mine) in enumerate(zip(parts, classes, strict=True)):
+        for one in np.unique(mine):
+            cells.append((values[mine == one], groups[mine == one]))
+            owner.append(number)
+    exact, means = _resample(cells, seed, resamples)
+    of_part = [np.array(owner) == number for number in range(len(parts))]
+    with warnings.catch_warnings():
+        # A resample without one sample of any class of a part, as above.
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        balanced = np.stack([np.nanmean(means[:, mine], axis=1) for mine in of_part], axis=1)
+    return np.array([exact[mine].mean() for mine in of_part]), balanced
 
 
 def _interval(value: float, sample: NDArray[np.float64]) -> Interval:
     low, high = np.nanpercentile(sample, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
-
-
-def balance(classes: Ints) -> NDArray[np.float64]:
-    """What each sample counts for in balanced accuracy: every class the same in all, shape (n,)."""
-    _, place, sizes = np.unique(classes, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = len(classes) / len(sizes) / sizes[place]
-    return weights
 
 
 def summarize(
@@ -298,22 +305,20 @@ def summarize(
         parts: for each domain, which samples were right, shape (n,), and their groups, shape (n,).
         seed: of the bootstrap.
         classes: for each domain, the samples' true classes, shape (n,): the figures are then
-            balanced accuracies, the mean over the classes of the share that was right. A probe that
-            answers with the largest class, as one may on a domain that it cannot read, gets
-            no more than chance.
+            balanced accuracies, the mean over the domain's classes of the accuracy on each. To
+            answer with the largest class everywhere, as a probe may on a domain that it cannot
+            read, is then worth no more than any other single answer.
     """
 
     def row(domain: str, interval: Interval, n: int) -> Row:
         return {**common, "domain": domain, **asdict(interval), "n": n}
 
-    weights = None if classes is None else [balance(classes[name]) for name in parts]
-    each, mean, worst = bootstrap(list(parts.values()), seed, weights=weights)
+    truth = None if classes is None else [classes[name] for name in parts]
+    each, mean, worst = bootstrap(list(parts.values()), seed, classes=truth)
     rights, groups = zip(*parts.values(), strict=True)
-    together = None
-    if classes is not None:
-        together = [balance(np.concatenate([classes[name] for name in parts]))]
+    together = (np.concatenate(rights), np.concatenate(groups))
     (pooled,), _, _ = bootstrap(
-        [(np.concatenate(rights), np.concatenate(groups))], seed, weights=together
+        [together], seed, classes=None if truth is None else [np.concatenate(truth)]
     )
     sizes = [len(right) for right, _ in parts.values()]
     return [

@@ -153,7 +153,7 @@ class Pretraining(pl.LightningModule):
         steps = self.total_steps // self.config.epochs
         workers = self.config.workers
         if workers is None:
-            if self.config.epochs > 1:
+            if self.config.epochs - self.current_epoch > 1:
                 self.images = keep_in_memory(self.images, KEPT // self.config.devices)
             workers = default_workers(self.images.dataset)
         sampler = EpochBatches(
