@@ -515,7 +515,7 @@ def test_answers_give_the_figures():
             where = (measure, *(row[k] for k in keys[1:]))
             mean, size = exact.loc[where]
             if measure != row["measure"]:
-                mine = table[(table[keys] == where).all(axis=1)]
+                mine = table[(table[keys] == pd.Series(where, keys)).all(axis=1)]
                 truth = dataset.labels[row["label"]].index[mine["sample"]]
                 mean = np.mean([mine["right"][truth == one].mean() for one in np.unique(truth)])
             assert (row["value"], row["n"]) == (pytest.approx(mean), size)
