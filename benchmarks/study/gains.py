@@ -9,8 +9,8 @@ all, the differences of pairs of runs with the same method, held-out domain and 
 over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
 seeds and, in the last line, methods are averaged within each first, since they share its images).
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
-`--by-left-out` runs are parted by how many domains they left out; sets of several domains overlap,
-so that their intervals are somewhat too narrow.
+`--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
+their intervals are somewhat too narrow) or by their epochs.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
 all features; features standardised by domain, of both and against plain ones (they need unlabelled
@@ -58,7 +58,8 @@ SAID = {"all": "all features", "invariant": "invariant portion", "standardized":
 
 Floats = NDArray[np.float64]
 Figures = tuple[tuple[str, ...], ...]
-Pair = tuple[str, tuple[str, ...], int]
+#: Method, held-out domains, seed, epochs.
+Pair = tuple[str, tuple[str, ...], int, int]
 Records = dict[str, dict[Pair, dict]]
 
 
@@ -88,12 +89,13 @@ def figures(record: dict, portion: str, of: Figures) -> list[float]:
 
 
 def read(folders: list[Path]) -> Records:
-    """The records of each kind of variant by method, held-out domains and seed."""
+    """The records of each kind of variant, by what a pair shares."""
     found: Records = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         record = json.loads(path.read_text("utf-8"))
         method, kind = record["variant"].rsplit("-", 1)
-        found.setdefault(kind, {})[method, tuple(record["held_out"]), record["seed"]] = record
+        pair = method, tuple(record["held_out"]), record["seed"], record["config"]["epochs"]
+        found.setdefault(kind, {})[pair] = record
     return found
 
 
@@ -185,28 +187,38 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def by_left_out(records: Records, kinds: list[str]) -> dict[int, Records]:
-    """Parts of the records by how many domains were left out, of methods that are in all parts."""
+#: What runs can be parted by: of a pair its number, and what has to be in all parts.
+PARTED_BY = {
+    "left-out": (lambda pair: len(pair[1]), lambda pair: pair[0]),
+    "epochs": (lambda pair: pair[3], lambda pair: pair[:3]),
+}
+
+
+def parted(records: Records, kinds: list[str], by: str) -> dict[int, Records]:
+    """Parts of the records by a number; of methods, or runs, that are in all parts."""
+    number_of, shared_of = PARTED_BY[by]
     of_kinds = {kind: runs for kind, runs in records.items() if kind in kinds}
-    numbers = sorted({len(pair[1]) for runs in of_kinds.values() for pair in runs})
-    methods = set.intersection(
+    numbers = sorted({number_of(pair) for runs in of_kinds.values() for pair in runs})
+    shared = set.intersection(
         *(
-            {pair[0] for pair in runs if len(pair[1]) == n}
+            {shared_of(pair) for pair in runs if number_of(pair) == number}
             for runs in of_kinds.values()
-            for n in numbers
+            for number in numbers
         )
     )
     return {
-        n: {
-            kind: {p: r for p, r in runs.items() if len(p[1]) == n and p[0] in methods}
+        number: {
+            kind: {
+                p: r for p, r in runs.items() if number_of(p) == number and shared_of(p) in shared
+            }
             for kind, runs in of_kinds.items()
         }
-        for n in numbers
+        for number in numbers
     }
 
 
-def plot_by_left_out(parts: dict[int, Records], after: str, before: str, path: Path) -> None:
-    """The mean of each method and its interval over sets of held-out domains, by their number."""
+def plot_parts(parts: dict[int, Records], after: str, before: str, by: str, path: Path) -> None:
+    """The mean of each method and its interval over sets of held-out domains, part by part."""
     from matplotlib import pyplot as plt
 
     common = [set(figures_of(part, (after, before))) for part in parts.values()]
@@ -220,7 +232,7 @@ def plot_by_left_out(parts: dict[int, Records], after: str, before: str, path: P
         for place, method in enumerate(methods[:-1] if len(methods) == 2 else methods):
             each = [over_domains(line[2], line[1]) for n in lines for line in [lines[n][place]]]
             axis.errorbar(
-                [n + 0.06 * place for n in lines],
+                [n + 0.02 * place * max(lines) for n in lines],
                 [mean[column] for mean, _ in each],
                 yerr=[half[column] for _, half in each],
                 fmt="o-",
@@ -229,7 +241,7 @@ def plot_by_left_out(parts: dict[int, Records], after: str, before: str, path: P
             )
         axis.set_xticks(list(lines))
         axis.set_title(of[column][0])
-        axis.set_xlabel("domains left out")
+        axis.set_xlabel({"left-out": "domains left out"}.get(by, by))
     axes[0].set_ylabel(f"{after} less {before}, points")
     axes[0].legend()
     figure.tight_layout()
@@ -241,25 +253,25 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with more runs")
-    parser.add_argument("--by-left-out", action="store_true", help="by number of held-out domains")
+    parser.add_argument("--by", choices=PARTED_BY, help="number of held-out domains, or epochs")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
     parts = {0: records}
-    if options.by_left_out:
-        parts = by_left_out(records, "-".join(options.kinds).split("-"))
+    if options.by:
+        parts = parted(records, "-".join(options.kinds).split("-"), options.by)
     blocks = []
     for after, before in (kinds.split("-") for kinds in options.kinds):
         for portions, (number, part) in product(PORTIONS, parts.items()):
             text = table(part, after, before, portions)
-            if options.by_left_out:
-                text = text.replace("\n", f", {number} left out\n", 1)
+            if options.by:
+                text = text.replace("\n", f", {options.by} {number}\n", 1)
             # Earlier studies did not read standardised features.
             blocks += [] if "nan" in text else [text]
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")
     after, before = options.kinds[0].split("-")
-    if options.by_left_out:
-        plot_by_left_out(parts, after, before, options.folder / "gains.png")
+    if options.by:
+        plot_parts(parts, after, before, options.by, options.folder / "gains.png")
     else:
         plot(records, after, before, options.folder / "gains.png")
     print(text)
