@@ -8,6 +8,8 @@ Reads the runs of a grid whose variants are called METHOD-KIND and prints, for e
 all, the differences of pairs of runs with the same method, held-out domain and seed. Beside a mean
 over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
 seeds and, in the last line, methods are averaged within each first, since they share its images).
+Last, how often a linear probe finds the domain in each portion.
+
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
 their intervals are somewhat too narrow) or by their epochs.
@@ -157,6 +159,19 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
     return f"### {after} less {before}: {what}\n\n" + "\n".join(lines)
 
 
+def leakage(records: Records, kinds: list[str]) -> str:
+    """How often a linear probe finds the domain of seen domains' images in each portion, in %."""
+    of = tuple((p, "leakage", "domain", "seen", "seen") for p in ("variant", "invariant"))
+    lines = ["| method | kind | runs | variant portion | invariant portion |", "|---" * 5 + "|"]
+    methods = sorted({pair[0] for kind in kinds for pair in records.get(kind, {})})
+    for method, kind in product(methods, kinds):
+        runs = [r for pair, r in records.get(kind, {}).items() if pair[0] == method]
+        if runs:
+            found = [np.mean([figures(r, f[0], (f,))[0] for r in runs]) for f in of]
+            lines.append(f"| {method} | {kind} | {len(runs)} | {found[0]:.1f} | {found[1]:.1f} |")
+    return "### Domain found by a linear probe, %, means over runs\n\n" + "\n".join(lines)
+
+
 def plot(records: Records, after: str, before: str, path: Path) -> None:
     """Each pair a dot, the mean and its interval over held-out domains beside them."""
     from matplotlib import pyplot as plt
@@ -256,17 +271,18 @@ def main() -> None:
     parser.add_argument("--by", choices=PARTED_BY, help="number of held-out domains, or epochs")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
-    parts = {0: records}
-    if options.by:
-        parts = parted(records, "-".join(options.kinds).split("-"), options.by)
+    kinds = list(dict.fromkeys("-".join(options.kinds).split("-")))
+    parts = parted(records, kinds, options.by) if options.by else {0: records}
     blocks = []
-    for after, before in (kinds.split("-") for kinds in options.kinds):
+    for after, before in (pair.split("-") for pair in options.kinds):
         for portions, (number, part) in product(PORTIONS, parts.items()):
             text = table(part, after, before, portions)
             if options.by:
                 text = text.replace("\n", f", {options.by} {number}\n", 1)
             # Earlier studies did not read standardised features.
             blocks += [] if "nan" in text else [text]
+    if not options.by:
+        blocks.append(leakage(records, kinds))
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")
     after, before = options.kinds[0].split("-")
