@@ -156,7 +156,7 @@ def summary_table(rows: Sequence[Row]) -> str:
             r = means.get((*line, portion))
             cells.append("-" if r is None else _percent(r))
         chance = next(r["chance"] for key, r in means.items() if key[:-1] == line)
-        name = measure.replace("_balanced", ", balanced:")
+        name = measure.replace("_balanced", " (balanced)")
         table.append([f"{name} {label}{trained}", side, *cells, f"{100 * chance:.1f}"])
     widths = [max(len(r[i]) for r in table) for i in range(len(header))]
     return "\n".join(
