@@ -8,7 +8,8 @@ Reads the runs of a grid whose variants are called METHOD-KIND and prints, for e
 all, the differences of pairs of runs with the same method, held-out domain and seed. Beside a mean
 over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
 seeds and, in the last line, methods are averaged within each first, since they share its images).
-Last, how often a linear probe finds the domain in each portion.
+Last, how often a linear probe finds the domain in each portion; with `--by`, what the runs reach
+themselves.
 
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
@@ -159,16 +160,35 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
     return f"### {after} less {before}: {what}\n\n" + "\n".join(lines)
 
 
-def leakage(records: Records, kinds: list[str]) -> str:
-    """How often a linear probe finds the domain of seen domains' images in each portion, in %."""
-    of = tuple((p, "leakage", "domain", "seen", "seen") for p in ("variant", "invariant"))
-    lines = ["| method | kind | runs | variant portion | invariant portion |", "|---" * 5 + "|"]
+def levels(records: Records, kinds: list[str]) -> str:
+    """What each kind of run reaches itself, all features, in %; means over runs."""
+    of = figures_of(records, tuple(kinds))
+    head = " | ".join(figure[0] for figure in of)
+    lines = [f"| method | kind | runs | {head} |", "|---" * (3 + len(of)) + "|"]
+    for method, kind, runs in runs_of(records, kinds):
+        cells = np.mean([figures(run, "all", of) for run in runs], axis=0)
+        lines.append(
+            f"| {method} | {kind} | {len(runs)} | {' | '.join(f'{c:.1f}' for c in cells)} |"
+        )
+    return "### All features, %, means over runs\n\n" + "\n".join(lines)
+
+
+def runs_of(records: Records, kinds: list[str]):
+    """Method, kind and runs, of all that there are."""
     methods = sorted({pair[0] for kind in kinds for pair in records.get(kind, {})})
     for method, kind in product(methods, kinds):
         runs = [r for pair, r in records.get(kind, {}).items() if pair[0] == method]
         if runs:
-            found = [np.mean([figures(r, f[0], (f,))[0] for r in runs]) for f in of]
-            lines.append(f"| {method} | {kind} | {len(runs)} | {found[0]:.1f} | {found[1]:.1f} |")
+            yield method, kind, runs
+
+
+def leakage(records: Records, kinds: list[str]) -> str:
+    """How often a linear probe finds the domain of seen domains' images in each portion, in %."""
+    of = tuple((p, "leakage", "domain", "seen", "seen") for p in ("variant", "invariant"))
+    lines = ["| method | kind | runs | variant portion | invariant portion |", "|---" * 5 + "|"]
+    for method, kind, runs in runs_of(records, kinds):
+        found = [np.mean([figures(r, f[0], (f,))[0] for r in runs]) for f in of]
+        lines.append(f"| {method} | {kind} | {len(runs)} | {found[0]:.1f} | {found[1]:.1f} |")
     return "### Domain found by a linear probe, %, means over runs\n\n" + "\n".join(lines)
 
 
@@ -281,8 +301,9 @@ def main() -> None:
                 text = text.replace("\n", f", {options.by} {number}\n", 1)
             # Earlier studies did not read standardised features.
             blocks += [] if "nan" in text else [text]
-    if not options.by:
-        blocks.append(leakage(records, kinds))
+    for number, part in parts.items():
+        text = levels(part, kinds) if options.by else leakage(part, kinds)
+        blocks.append(text.replace("\n", f", {options.by} {number}\n", 1) if options.by else text)
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")
     after, before = options.kinds[0].split("-")

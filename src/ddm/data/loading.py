@@ -171,8 +171,8 @@ class KeptImages:
 def keep_in_memory(images: IndexedImages, limit: int = KEPT) -> IndexedImages:
     """The same images, read now and kept, if that takes no more than ``limit`` bytes.
 
-    Small images take longer to decode than to train on. The others of the data set are not kept,
-    and cannot be read from what is returned.
+    They then need not be decoded in every epoch. The others of the data set are not kept, and
+    cannot be read from what is returned.
     """
     dataset = images.dataset
     if hasattr(dataset.read, "batch") or not len(images):
