@@ -41,15 +41,6 @@ def test_the_rate_can_grow_with_the_root_of_the_batch():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
-def test_norms_and_biases_can_have_a_rate_of_their_own():
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    settings = OptimizerSettings("lars", 0.2, 1e-6, free_learning_rate=0.0048)
-    decayed, free = make_optimizer([module], settings, 512).param_groups
-    assert (decayed["lr"], free["lr"]) == (0.4, pytest.approx(0.0096))
-    same = OptimizerSettings("lars", 0.2, 1e-6)
-    assert [g["lr"] for g in make_optimizer([module], same, 512).param_groups] == [0.4, 0.4]
-
-
 def test_each_gradient_is_cut_by_itself():
     long, short = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     long.grad, short.grad = torch.tensor([30.0, 40.0]), torch.tensor([0.3, 0.4])

@@ -25,8 +25,6 @@ class OptimizerSettings:
         learning_rate: at a batch of 256.
         weight_decay: not applied to normalisation layers and biases.
         final_weight_decay: where the decay arrives, along a cosine; None keeps it.
-        free_learning_rate: of normalisation layers and biases, where the paper gives them another;
-            None for the same.
         clip_norm: length to which each parameter's gradient is cut; None for no limit.
         scaling: how the rate grows with the batch, ``"linear"`` or with its ``"sqrt"``.
     """
@@ -36,7 +34,6 @@ class OptimizerSettings:
     weight_decay: float
     scaling: Literal["linear", "sqrt"] = "linear"
     final_weight_decay: float | None = None
-    free_learning_rate: float | None = None
     clip_norm: float | None = None
 
 
@@ -58,8 +55,6 @@ def make_optimizer(
     growth = batch / REFERENCE_BATCH
     growth = growth if settings.scaling == "linear" else growth**0.5
     rate = settings.learning_rate * growth
-    if settings.free_learning_rate is not None:
-        groups[1]["lr"] = settings.free_learning_rate * growth
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
     kind = LARS if settings.name == "lars" else torch.optim.SGD

@@ -375,5 +375,4 @@ def optimizer_settings(config: PretrainConfig) -> OptimizerSettings:
         weight_decay=own.weight_decay if config.weight_decay is None else config.weight_decay,
         # What was asked for stays what it is.
         final_weight_decay=own.final_weight_decay if config.weight_decay is None else None,
-        free_learning_rate=own.free_learning_rate if config.learning_rate is None else None,
     )

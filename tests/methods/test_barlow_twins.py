@@ -11,7 +11,7 @@ from ddm.methods.barlow_twins import BarlowTwinsSettings
 def make(head_start: int = 0) -> BarlowTwins:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 6))
-    return BarlowTwins(encoder, 6, head_start, BarlowTwinsSettings(0.01, 8, 5)).double()
+    return BarlowTwins(encoder, 6, head_start, BarlowTwinsSettings(0.5, 0.01, 8, 5)).double()
 
 
 def two_views(n: int = 7) -> list[torch.Tensor]:
@@ -32,7 +32,7 @@ def test_loss_is_equation_1():
             c = float((z1[:, i] * z2[:, j]).mean() / (a * b))
             total += (1 - c) ** 2 if i == j else 0.01 * c**2
     output = method(views)
-    assert output.loss.item() == pytest.approx(total, rel=1e-10)
+    assert output.loss.item() == pytest.approx(0.5 * total, rel=1e-10)
     assert output.features.shape == (2, 7, 6)
 
 
@@ -44,7 +44,7 @@ def test_the_authors_code_gives_the_same():
     c = bn(z1).T @ bn(z2) / 7
     off = c.flatten()[:-1].view(4, 6)[:, 1:].flatten()
     expected = (torch.diagonal(c) - 1).pow(2).sum() + 0.01 * off.pow(2).sum()
-    torch.testing.assert_close(method(views).loss, expected)
+    torch.testing.assert_close(method(views).loss, 0.5 * expected)
 
 
 def test_the_head_sees_the_invariant_portion_alone():

@@ -19,16 +19,20 @@ class BarlowTwinsSettings:
     """Args of Barlow Twins.
 
     Args:
+        scale: of the loss, which is a sum over output dimensions and so hundreds of times as large
+            as others: without it nothing that is added to it would count.
         redundancy: weight of the off-diagonal part, the paper's lambda.
         hidden_dim: width of the projection head; the paper's 8192 is for a ResNet-50.
         output_dim: width of the projections, likewise.
     """
 
+    scale: float = 0.024
     redundancy: float = 5e-3
     hidden_dim: int = 1024
     output_dim: int = 1024
 
     def __post_init__(self) -> None:
+        require_range(self, 1e-6, 1e6, "scale")
         require_range(self, 0, 1e6, "redundancy")
         require_widths(self, "hidden_dim", "output_dim")
 
@@ -49,10 +53,9 @@ class BarlowTwins(Method):
 
     settings_type = BarlowTwinsSettings
     # Section 2.2: LARS, rates at 256 of 0.2 for weights and 0.0048 for biases and norms, weight
-    # decay 1.5e-6 (appendix).
-    optimizer = OptimizerSettings(
-        "lars", learning_rate=0.2, weight_decay=1.5e-6, free_learning_rate=0.0048
-    )
+    # decay 1.5e-6 (appendix). LARS does not see the scale of a loss, and moves biases and norms by
+    # plain SGD: 0.2 with the loss scaled by 0.024, as in the authors' first code, is the same.
+    optimizer = OptimizerSettings("lars", learning_rate=0.2, weight_decay=1.5e-6)
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class BarlowTwins(Method):
         return MethodOutput(loss, torch.stack(features.chunk(2)))
 
     def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Equation 1 on the projections of the global batch, each of shape (N, output_dim)."""
+        """Equation 1, times ``scale``, on the global batch's projections: (N, output_dim) each."""
         with torch.autocast(z1.device.type, enabled=False):
             standardized = [
                 _standardize(z if z.dtype == torch.float64 else z.float()) for z in (z1, z2)
@@ -84,8 +87,8 @@ class BarlowTwins(Method):
             diagonal = correlation.diagonal()
             invariance = (1 - diagonal).square().sum()
             redundancy = correlation.square().sum() - diagonal.square().sum()
-            weight: float = self.settings.redundancy
-            return invariance + weight * redundancy
+            settings: BarlowTwinsSettings = self.settings
+            return settings.scale * (invariance + settings.redundancy * redundancy)
 
 
 def _standardize(z: Tensor) -> Tensor:
