@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ddm
-from ddm import DomainDisentanglement
+from ddm import DomainDisentanglement, gradient_ratio
 from ddm.objectives import DomainBatch, PrototypeInvariance, standardize
 
 VARIANTS = [None, "cross_entropy", "prototypes"]
@@ -260,6 +260,33 @@ def test_no_grad() -> None:
     with torch.no_grad():
         out = module()(random_features(2, 10, 16), DOMAINS)
     assert not out.loss.requires_grad and out.loss > 0
+
+
+def test_gradient_ratio_is_that_of_the_lengths_and_leaves_the_graph_alone() -> None:
+    encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    encoder[2].bias.requires_grad_(False)
+    h = encoder(torch.randn(5, 3))
+    strong, weak = 30 * h.square().sum(), h[:, 0].sum()
+    found = gradient_ratio(strong, weak, encoder.parameters())
+    assert all(p.grad is None for p in encoder.parameters())
+    lengths = []
+    for loss in (strong, weak):
+        encoder.zero_grad()
+        loss.backward(retain_graph=True)
+        grads = [p.grad.flatten() for p in encoder.parameters() if p.grad is not None]
+        lengths.append(torch.cat(grads).norm().item())
+    assert found == pytest.approx(lengths[0] / lengths[1], rel=1e-5)
+
+
+def test_gradient_ratio_where_a_loss_does_not_pull() -> None:
+    weight, elsewhere = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    loss, none, other = weight.sum(), 0 * weight.sum(), elsewhere.sum()
+    assert gradient_ratio(none, loss, [weight]) == gradient_ratio(other, loss, [weight]) == 0
+    assert gradient_ratio(loss, none, [weight]) == gradient_ratio(loss, other, [weight]) == math.inf
+    assert gradient_ratio(none, none, [weight]) == 0
+    for parameters in ([weight], []):
+        with pytest.raises(ValueError, match="neither loss depends on the parameters"):
+            gradient_ratio(other, torch.ones(()), parameters)
 
 
 def test_it_is_what_the_package_exports() -> None:

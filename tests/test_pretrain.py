@@ -402,6 +402,22 @@ def test_one_domain_in_the_training_split_is_refused(tmp_path, dataset):
         pretrain(config(tmp_path), replace(dataset, splits=splits))
 
 
+def test_the_pull_of_the_module_is_logged_and_a_weak_one_told_once(tmp_path, dataset, capsys):
+    run = pretrain(config(tmp_path), dataset)
+    ratios = [float(row["gradient_ratio"]) for row in metrics(run) if row["gradient_ratio"]]
+    assert len(ratios) == 3 and min(ratios) > 0.05
+    assert "hardly counts" not in capsys.readouterr().err
+    weak = ModuleConfig(variant_weight=1e-5, invariance_weight=1e-5, independence_weight=1e-5)
+    run = pretrain(config(tmp_path / "weak", ddm=weak), dataset)
+    assert (
+        0 < float(metrics(run)[-1]["gradient_ratio"] or metrics(run)[-2]["gradient_ratio"]) < 1e-3
+    )
+    said = [line for line in capsys.readouterr().err.splitlines() if "hardly counts" in line]
+    assert len(said) == 1 and "--ddm.invariance_weight" in said[0]
+    plain = pretrain(config(tmp_path / "plain", ddm=ModuleConfig(enabled=False)), dataset)
+    assert "gradient_ratio" not in metrics(plain)[0]
+
+
 def test_collapse_is_told_while_it_happens(tmp_path, dataset, monkeypatch, capsys):
     class Constant(torch.nn.Linear):
         """An encoder that gives every image the same features."""

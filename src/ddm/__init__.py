@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ddm.errors import DdmError as DdmError
     from ddm.module import Disentangled as Disentangled
     from ddm.module import DomainDisentanglement as DomainDisentanglement
+    from ddm.module import gradient_ratio as gradient_ratio
     from ddm.pooling import Pooled as Pooled
     from ddm.pooling import pool_features as pool_features
 
@@ -19,6 +20,7 @@ _HOME = {
     "DdmError": "ddm.errors",
     "Disentangled": "ddm.module",
     "DomainDisentanglement": "ddm.module",
+    "gradient_ratio": "ddm.module",
     "Pooled": "ddm.pooling",
     "pool_features": "ddm.pooling",
 }
@@ -28,6 +30,7 @@ __all__ = [
     "DomainDisentanglement",
     "Pooled",
     "__version__",
+    "gradient_ratio",
     "pool_features",
 ]
 

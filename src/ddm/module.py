@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -197,6 +198,49 @@ class DomainDisentanglement(nn.Module):
             f"feature_dim={self.feature_dim}, num_domains={self.num_domains}, "
             f"variant_dim={self.variant_dim}"
         )
+
+
+def gradient_ratio(loss: Tensor, other: Tensor, parameters: Iterable[Tensor]) -> float:
+    """How strongly one loss pulls on parameters, beside another.
+
+    The length of the gradient of ``loss`` over that of ``other``. Self-supervised losses differ in
+    it by orders of magnitude, so the same weights of the module drown one method and do not reach
+    the next: look at this ratio for a few batches, and set the weights by it (``docs/method.md``).
+    It costs the backward pass of both, and keeps their graph.
+
+    Args:
+        loss: a scalar, such as the module's loss.
+        other: a scalar, such as the self-supervised loss.
+        parameters: the encoder's; those that want no gradient are left out.
+
+    Returns:
+        The ratio; 0 where ``loss`` does not pull at all, infinite where only ``other`` does not.
+
+    Raises:
+        ValueError: neither loss depends on the parameters.
+
+    Example:
+        >>> out = ddm(torch.stack([h_1, h_2]), domains)
+        >>> gradient_ratio(out.loss, ssl_loss, encoder.parameters())
+    """
+    wanted = [p for p in parameters if p.requires_grad]
+
+    def length(scalar: Tensor) -> float | None:
+        if not wanted or not scalar.requires_grad:
+            return None
+        found = torch.autograd.grad(scalar, wanted, retain_graph=True, allow_unused=True)
+        lengths = [g.float().norm() for g in found if g is not None]
+        return float(torch.stack(lengths).norm()) if lengths else None
+
+    above, below = length(loss), length(other)
+    if above is None and below is None:
+        raise ValueError(
+            "neither loss depends on the parameters: give those of the encoder that both were "
+            "computed with, before the backward pass"
+        )
+    if not above:
+        return 0.0
+    return above / below if below else float("inf")
 
 
 def check_variant_dim(variant_dim: int, feature_dim: int) -> None:

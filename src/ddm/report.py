@@ -54,8 +54,9 @@ CURVES = {
     "independence": "Independence term",
     "effective_rank": "Effective rank of the features",
     "feature_deviation": "Deviation of the features",
+    "gradient_ratio": "Pull of the module on the encoder, beside the self-supervised loss",
 }
-PER_EPOCH = ("effective_rank", "feature_deviation")
+PER_EPOCH = ("effective_rank", "feature_deviation", "gradient_ratio")
 NOT_CURVES = ("step", "epoch", "images/s")
 
 EMOJI_CREDITS = {

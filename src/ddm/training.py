@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import time
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -32,7 +33,7 @@ from ddm.domains import UNKNOWN, DomainTable
 from ddm.encoders import EncoderSpec, build_encoder, measure_features
 from ddm.errors import DdmError
 from ddm.methods import find_method
-from ddm.module import DomainDisentanglement, check_variant_dim
+from ddm.module import DomainDisentanglement, check_variant_dim, gradient_ratio
 from ddm.optimizers import (
     OptimizerSettings,
     clip_gradients,
@@ -45,6 +46,9 @@ from ddm.progress import tell
 from ddm.pseudo_domains import FeatureMemory, rediscover
 from ddm.training_images import require_two_domains, taking_part, training_images
 from ddm.views import random_views
+
+#: A module that pulls on the encoder less than this, beside the method, is said to hardly count.
+WEAK = 0.01
 
 
 class Pretraining(pl.LightningModule):
@@ -125,7 +129,10 @@ class Pretraining(pl.LightningModule):
         self.memory: FeatureMemory | None = None
         if config.rediscover_every:
             self.memory = FeatureMemory(self.images.indices, len(dataset), variant_dim)
+        # Of the last batch of an epoch.
         self.last_features: Tensor | None = None
+        self.last_ratio: float | None = None
+        self.told_weak = False
         self.clock = time.perf_counter()
 
     def use_domains(self, domains: DomainTable) -> None:
@@ -193,6 +200,9 @@ class Pretraining(pl.LightningModule):
         terms = {"ssl": output.loss.detach()}
         if self.module is not None:
             disentangled = self.module(output.features, domains)
+            if (self.global_step + 1) % (self.total_steps // self.config.epochs) == 0:
+                encoder = self.method.encoder
+                self.last_ratio = gradient_ratio(disentangled.loss, loss, encoder.parameters())
             loss = loss + disentangled.loss
             terms |= disentangled.terms
         self._refuse_nan(terms, index)
@@ -241,6 +251,9 @@ class Pretraining(pl.LightningModule):
         rank, deviation = effective_rank(features), relative_deviation(features)
         # Each rank's own share of the batch; the first one's will do.
         figures = {"effective_rank": rank, "feature_deviation": deviation}
+        ratio = self.last_ratio
+        if ratio is not None and math.isfinite(ratio):
+            figures["gradient_ratio"] = ratio
         # Written here and now, before the epoch's checkpoint: what Lightning collects it writes
         # after that, and a kill in between would lose the row.
         for logger in self.loggers:
@@ -252,6 +265,13 @@ class Pretraining(pl.LightningModule):
             tell(
                 f"epoch {self.current_epoch}: {warning}: the encoder is collapsing. Lower "
                 "--learning_rate, raise --batch_size, or lower the weights of the module"
+            )
+        if ratio is not None and ratio < WEAK and not self.told_weak:
+            self.told_weak = True
+            tell(
+                f"epoch {self.current_epoch}: the module pulls on the encoder {ratio:.1g} times as "
+                f"strongly as {self.config.method} does: it hardly counts. Raise its weights, "
+                "--ddm.invariance_weight first"
             )
         if self.memory is not None and self.collects_features:
             self._rediscover(self.memory)
