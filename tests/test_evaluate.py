@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ddm.config import ModuleConfig, PretrainConfig
+from ddm.data.base import Labels
 from ddm.domains import DomainTable
 from ddm.embed import embed
 from ddm.errors import DdmError
@@ -142,6 +143,22 @@ def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):
         # Each seen domain looks in the one other, the unseen one looks in both.
         assert r["value"] == 1 and r["n"] == tests * 2 and domains
         assert r["chance"] == pytest.approx(1 / tests)
+
+
+def test_chance_is_the_largest_class_and_of_balanced_accuracy_one_of_all(dataset):
+    """Features that say nothing get it: more than one over their number, where they are unequal."""
+    given = dataset.labels["class"]
+    merged = Labels(np.minimum(given.index, 1), given.names[:2])
+    unequal = replace(dataset, labels={"class": merged})
+    nothing = np.zeros((len(dataset), 3), np.float32)
+    rows = SeenUnseen(unequal, ("night",)).evaluate({"all": nothing})
+    train = merged.index[dataset.select(("filled", "outline"), ("train",))]
+    for side in ("seen", "unseen"):
+        r = find(rows, measure="linear", trained_on="seen", side=side, domain="mean")
+        assert r["chance"] == np.mean(train == 1) > 0.6
+        assert r["value"] == pytest.approx(r["chance"], abs=0.05)
+        r = find(rows, measure="linear_balanced", trained_on="seen", side=side, domain="mean")
+        assert r["chance"] == r["value"] == 0.5
 
 
 def test_the_unseen_domain_plays_no_part_in_any_choice(dataset):

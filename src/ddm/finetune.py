@@ -37,7 +37,7 @@ from ddm.evaluate import describe, environment
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.objectives import INVARIANCE, DomainBatch
-from ddm.probe import LinearProbe, Row, summarize
+from ddm.probe import LinearProbe, Row, largest_share, summarize
 from ddm.run_folder import RunFolder
 from ddm.views import ViewSettings, plain_view, random_view
 
@@ -255,7 +255,7 @@ def finetune(
                 "portion": "all",
                 "trained_on": f"seen {100 * fraction:g}%",
                 "side": side,
-                "chance": 1 / len(labels.names),
+                "chance": largest_share(labels.index[train]),
                 "labels_given": len(given),
             }
             if parts:

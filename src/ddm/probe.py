@@ -172,6 +172,15 @@ def knn_predict(
     return chosen
 
 
+def largest_share(classes: Ints) -> float:
+    """What answering with the largest of these classes everywhere gets: the accuracy of no skill.
+
+    Args:
+        classes: of the samples, shape (N,), N above 0.
+    """
+    return float(np.unique(classes, return_counts=True)[1].max() / len(classes))
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure and its 95% interval."""

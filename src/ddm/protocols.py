@@ -16,7 +16,7 @@ WILDS
 
 All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain,
 side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"``, ``"pooled"``
-or ``"worst"``.
+or ``"worst"``, ``chance`` what no skill gets: of accuracies the share of the largest class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ from ddm.data.base import ImageDataset, Labels
 from ddm.data.wilds.metrics import WildsScore, wilds_score
 from ddm.errors import DdmError
 from ddm.leakage import domain_leakage
-from ddm.probe import Floats, Ints, LinearProbe, RidgeProbe, Row, knn_predict, summarize
+from ddm.probe import (
+    Floats,
+    Ints,
+    LinearProbe,
+    RidgeProbe,
+    Row,
+    knn_predict,
+    largest_share,
+    summarize,
+)
 
 #: Figures that are also given as balanced accuracy, where every class counts alike: its measure.
 BALANCED = {"linear": "linear_balanced", "knn": "knn_balanced"}
@@ -192,7 +201,8 @@ class SeenUnseen:
                 own[domain] = LinearProbe.fit(pair(mine), pair(samples((domain,), "val")))
         if own:
             readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
-        common: Row = {"label": label, "portion": portion, "chance": 1 / len(labels.names)}
+        chance = largest_share(labels.index[train])
+        common: Row = {"label": label, "portion": portion, "chance": chance}
         for measure, trained_on, predict in readers:
             for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
                 parts = {
@@ -247,9 +257,11 @@ class SeenUnseen:
         parts = {d: (right, groups[i]) for d, (right, i) in answers.parts.items()}
         rows = summarize(common, parts, self.seed)
         if common["measure"] in BALANCED:
-            index = self.dataset.labels[common["label"]].index
+            labels = self.dataset.labels[common["label"]]
+            index = labels.index
             classes = {d: index[i] for d, (_, i) in answers.parts.items()}
-            common = {**common, "measure": BALANCED[common["measure"]]}
+            chance = 1 / len(labels.names)
+            common = {**common, "measure": BALANCED[common["measure"]], "chance": chance}
             rows += summarize(common, parts, self.seed, classes)
         return rows
 
