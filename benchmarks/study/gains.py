@@ -11,6 +11,9 @@ seeds and, in the last line, methods are averaged within each first, since they 
 Last, how often a linear probe finds the domain in each portion; with `--by`, what the runs reach
 themselves.
 
+`--published` sets runs against the plain ones of a study at the papers' own learning rates, as the
+kind `published`: first seed against first seed, though not the same one.
+
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
 their intervals are somewhat too narrow) or by their epochs.
@@ -100,6 +103,18 @@ def read(folders: list[Path]) -> Records:
         pair = method, tuple(record["held_out"]), record["seed"], record["config"]["epochs"]
         found.setdefault(kind, {})[pair] = record
     return found
+
+
+def as_published(folder: Path, records: Records) -> dict[Pair, dict]:
+    """The plain runs of another study, its seeds in the place of these records' own, in order."""
+    plain = read([folder])["plain"]
+    seeds = sorted({pair[2] for runs in records.values() for pair in runs})
+    place = dict(zip(sorted({pair[2] for pair in plain}), seeds, strict=False))
+    return {
+        (method, held_out, place[seed], epochs): record
+        for (method, held_out, seed, epochs), record in plain.items()
+        if seed in place
+    }
 
 
 def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
@@ -288,9 +303,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="+", help="AFTER-BEFORE")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders with more runs")
+    parser.add_argument(
+        "--published", type=Path, help="folder whose plain runs are the kind `published`"
+    )
     parser.add_argument("--by", choices=PARTED_BY, help="number of held-out domains, or epochs")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
+    if options.published:
+        records["published"] = as_published(options.published, records)
     kinds = list(dict.fromkeys("-".join(options.kinds).split("-")))
     parts = parted(records, kinds, options.by) if options.by else {0: records}
     blocks = []
