@@ -1,6 +1,6 @@
 """How strongly the module pulls on the encoder beside each method: the ratio of their gradients.
 
-    python benchmarks/strength.py [--epochs 4] [--size 32]
+    python benchmarks/strength.py [--epochs 3] [--size 32]
 
 The six methods with their own settings and the default module, on the emoji domains. At the end of
 each epoch the length of the gradient of the module's loss over that of the method's, with respect
@@ -26,7 +26,12 @@ def ratios(method: str, epochs: int, size: int) -> list[float]:
     """Of each epoch's last batch."""
     with tempfile.TemporaryDirectory() as folder:
         config = PretrainConfig(
-            images="emoji", method=method, epochs=epochs, size=size, output=f"{folder}/run"
+            images="emoji",
+            method=method,
+            epochs=epochs,
+            size=size,
+            precision="bf16-mixed",
+            output=f"{folder}/run",
         )
         with open(pretrain(config).metrics_file, newline="") as file:
             return [float(r["gradient_ratio"]) for r in csv.DictReader(file) if r["gradient_ratio"]]
@@ -34,7 +39,7 @@ def ratios(method: str, epochs: int, size: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--size", type=int, default=32)
     options = parser.parse_args()
     found = {method: ratios(method, options.epochs, options.size) for method in METHODS}
