@@ -1,0 +1,104 @@
+"""The tables of docs/results.md: differences and intervals against numpy and scipy on their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+PATH = Path(__file__).parents[2] / "benchmarks" / "study" / "gains.py"
+spec = importlib.util.spec_from_file_location("gains", PATH)
+gains = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gains)
+
+DOMAINS = ("a", "b", "c")
+
+
+def write(folder: Path, method: str, kind: str, held_out: str, seed: int, value: float) -> None:
+    """A run whose probes are right in ``value`` on seen domains and in half of that on unseen."""
+    common = {"label": "group", "trained_on": "seen", "chance": 0.1}
+    rows = [
+        {**common, "measure": measure, "portion": portion, "side": side, "domain": d, "value": v}
+        for measure in ("linear", "linear_balanced", "knn")
+        for portion in ("all", "invariant", "variant", "standardized")
+        for side, d, v in (("seen", "x", value + 0.1), ("seen", "y", value - 0.1),
+                           ("seen", "worst", 0.0), ("unseen", held_out, value / 2))
+    ]  # fmt: skip
+    leak = {"measure": "leakage", "label": "domain", "trained_on": "seen", "side": "seen"}
+    rows += [{**leak, "portion": p, "domain": "x", "value": 0.5} for p in ("variant", "invariant")]
+    record = {
+        "variant": f"{method}-{kind}", "held_out": [held_out], "seed": seed,
+        "config": {"epochs": 10}, "rows": rows,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{method}-{kind}_{held_out}_{seed}.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two methods, three domains, two seeds; what is gained differs in all of them."""
+    for m, method in enumerate(("byol", "simclr")):
+        for d, held_out in enumerate(DOMAINS):
+            for seed in (1, 2):
+                write(tmp_path / "study", method, "plain", held_out, seed, 0.4)
+                gained = 0.4 + 0.02 * m + 0.01 * d + 0.03 * seed
+                write(tmp_path / "study", method, "instances", held_out, seed, gained)
+    return tmp_path / "study"
+
+
+def test_intervals_are_over_held_out_domains(folder: Path) -> None:
+    records = gains.read([folder])
+    of = gains.figures_of(records, ("instances", "plain"))
+    assert [f[0] for f in of] == ["group, seen", "group, unseen", "group, unseen, balanced"]
+    lines = {
+        name: (pairs, gains.over_domains(gaps, pairs))
+        for name, pairs, gaps in gains.compare(records, "instances", "plain", ("all", "all"), of)
+    }
+    assert {name: len(pairs) for name, (pairs, _) in lines.items()} == {
+        "byol": 6, "simclr": 6, "all methods": 12,
+    }  # fmt: skip
+    for name, offset in (("byol", 0.0), ("simclr", 2.0), ("all methods", 1.0)):
+        # Seeds and methods are averaged first: three values, one a domain.
+        of_domains = offset + np.arange(3) + 4.5
+        mean, half = lines[name][1]
+        low, high = ttest_1samp(of_domains, 0).confidence_interval(0.95)
+        assert mean[0] == pytest.approx(of_domains.mean())
+        assert half[0] == pytest.approx((high - low) / 2)
+        np.testing.assert_allclose(mean[1:], mean[0] / 2)
+
+
+def test_an_unfinished_grid_is_compared_where_it_has_every_method(folder: Path) -> None:
+    (folder / "byol-instances_c_1.json").unlink()
+    records = gains.read([folder])
+    of = gains.figures_of(records, ("instances", "plain"))
+    lines = list(gains.compare(records, "instances", "plain", ("all", "all"), of))
+    assert [len(pairs) for _, pairs, _ in lines] == [5, 6, 10]
+    last = gains.table(records, "instances", "plain", ("all", "all")).splitlines()[-1]
+    # Of c the second seed alone, in both methods.
+    assert f"| all methods | 10 | {np.mean([5.5, 6.5, 9.0]):+.1f} ±" in last
+
+
+def test_plain_runs_of_another_study_stand_in_by_the_order_of_their_seeds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = folder.parent / "published"
+    for method in ("byol", "simclr"):
+        for held_out in DOMAINS:
+            for seed, value in ((0, 0.3), (7, 0.2), (8, 0.9)):
+                write(published, method, "plain", held_out, seed, value)
+    records = gains.read([folder])
+    found = gains.as_published(published, records)
+    assert {(pair[2], run["seed"]) for pair, run in found.items()} == {(1, 0), (2, 7)}
+    arguments = ["instances-plain", "plain-published", "--published", str(published)]
+    monkeypatch.setattr(sys, "argv", ["gains.py", str(folder), *arguments])
+    gains.main()
+    printed = capsys.readouterr().out
+    assert printed == (folder / "gains.md").read_text() + "\n"
+    assert "| all methods | 12 | +15.0 ± 0.0 | +7.5 ± 0.0 |" in printed
+    assert (folder / "gains.png").stat().st_size > 10_000
