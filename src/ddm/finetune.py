@@ -37,7 +37,7 @@ from ddm.evaluate import describe, environment
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.objectives import INVARIANCE, DomainBatch
-from ddm.probe import LinearProbe, Row, largest_share, summarize
+from ddm.probe import LinearProbe, Row, majority_accuracy, summarize
 from ddm.run_folder import RunFolder
 from ddm.views import ViewSettings, plain_view, random_view
 
@@ -229,6 +229,8 @@ def finetune(
     )
     tuner = Finetuner(encoder, features.shape[1], dataset, label, spec.image_size, config)
     rows: list[Row] = []
+    asked = samples((*seen, *unseen), "test")
+    chance = majority_accuracy(labels.index[train], labels.index[asked])
     for fraction in config.fractions:
         given = train[label_share(labels.index[train], fraction, config.seed)]
         if fraction < HEAD_ONLY_BELOW:
@@ -255,7 +257,7 @@ def finetune(
                 "portion": "all",
                 "trained_on": f"seen {100 * fraction:g}%",
                 "side": side,
-                "chance": largest_share(labels.index[train]),
+                "chance": chance,
                 "labels_given": len(given),
             }
             if parts:

@@ -172,13 +172,17 @@ def knn_predict(
     return chosen
 
 
-def largest_share(classes: Ints) -> float:
-    """What answering with the largest of these classes everywhere gets: the accuracy of no skill.
+def majority_accuracy(train: Ints, tests: Ints) -> float:
+    """The accuracy of no skill: everywhere the answer is the class that is largest in training.
 
     Args:
-        classes: of the samples, shape (N,), N above 0.
+        train: classes of the training samples, shape (N,), N above 0.
+        tests: classes of the samples that are asked about, shape (M,); without any, the training
+            samples stand in.
     """
-    return float(np.unique(classes, return_counts=True)[1].max() / len(classes))
+    names, counts = np.unique(train, return_counts=True)
+    asked = tests if len(tests) else train
+    return float((asked == names[counts.argmax()]).mean())
 
 
 @dataclass(frozen=True)

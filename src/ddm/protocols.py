@@ -16,7 +16,7 @@ WILDS
 
 All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain,
 side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"``, ``"pooled"``
-or ``"worst"``, ``chance`` what no skill gets: of accuracies the share of the largest class.
+or ``"worst"``, ``chance`` what no skill gets: for an accuracy, answering with the largest class.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ddm.probe import (
     RidgeProbe,
     Row,
     knn_predict,
-    largest_share,
+    majority_accuracy,
     summarize,
 )
 
@@ -201,7 +201,8 @@ class SeenUnseen:
                 own[domain] = LinearProbe.fit(pair(mine), pair(samples((domain,), "val")))
         if own:
             readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
-        chance = largest_share(labels.index[train])
+        asked = np.concatenate([*tests.values()])
+        chance = majority_accuracy(labels.index[train], labels.index[asked])
         common: Row = {"label": label, "portion": portion, "chance": chance}
         for measure, trained_on, predict in readers:
             for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
