@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.data.base import Labels
@@ -61,7 +62,7 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     results = evaluate(run.path, dataset)
     assert json.loads(run.results_file.read_text()) == json.loads(json.dumps(results))
     assert (results["feature_dim"], results["variant_dim"]) == (192, 40)
-    portions = {"all", "invariant", "variant", "standardized"}
+    portions = {"all", "invariant", "variant", "whitened", "standardized"}
     assert {r["portion"] for r in results["rows"]} == portions
     assert {r["measure"] for r in results["rows"]} == {
         "linear", "linear_balanced", "knn", "knn_balanced", "retrieval", "leakage",
@@ -78,6 +79,18 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     assert set(dataset.splits[mine["sample"]]) == {"test"}
     again = evaluate(run.path, dataset)
     assert again["rows"] == results["rows"]
+    # The map that whitens is fitted to training images of seen domains.
+    features = np.load(run.features_file)
+    training = np.flatnonzero(
+        (dataset.domains.index != dataset.domains.names.index("outline"))
+        & (dataset.splits == "train")
+    )
+    fitted = load_file(run.whitening_file)
+    np.testing.assert_allclose(fitted["mean"], features[training].mean(0), rtol=1e-4, atol=1e-6)
+    script = run.path / "load_encoder.py"
+    names = {"__file__": str(script)}
+    exec(compile(script.read_text(), script.name, "exec"), names)
+    assert names["whitened"].shape == (2, 192)
     table = summary_table(results["rows"])
     assert "linear class, trained on own" in table and "unseen" in table
 

@@ -60,6 +60,7 @@ _PUBLISHED_BY = ("backbone", "first_weights", "protocol", "source")
 _PORTIONS = {
     "all": "All features",
     "invariant": "Invariant portion",
+    "whitened": "All features, whitened",
     "standardized": "All features, standardised by domain (unlabelled images of each are needed)",
 }
 _KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
@@ -453,7 +454,8 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         columns += _label_fractions(records) if portion == "all" else ()
         # What no run has is no column: retrieval without instances, seen domains in WILDS.
         columns = [c for c in columns if _has(records, portion, c)]
-        if not columns and portion == "standardized":  # Not where a domain has too few images.
+        # Where a domain has too few images, and in results of earlier versions.
+        if not columns and portion in ("standardized", "whitened"):
             continue
         columns = columns or list(COLUMNS)
         figures = {

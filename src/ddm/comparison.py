@@ -27,6 +27,7 @@ PORTIONS = {
     "all": "all features",
     "invariant": "invariant portion",
     "variant": "variant portion",
+    "whitened": "all features, whitened",
     "standardized": "all features, standardised by domain",
 }
 MEASURES = {

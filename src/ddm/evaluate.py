@@ -22,6 +22,7 @@ from ddm.files import atomic
 from ddm.probe import Row
 from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains
 from ddm.run_folder import RunFolder
+from ddm.whitening import Whitening
 
 PACKAGES = ("ddm-ssl", "torch", "timm", "lightly", "pytorch-lightning", "scikit-learn", "numpy")
 
@@ -67,6 +68,11 @@ def evaluate(
         standardized = standardize_domains(features, dataset)
         if standardized is not None:
             portions["standardized"] = standardized
+    training = np.setdiff1d(dataset.select(splits=("train",)), dataset.select(config.held_out))
+    whitening = Whitening.fit(features, training)
+    if whitening is not None:
+        whitening.save(run.whitening_file)
+        portions["whitened"] = whitening(features)
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:

@@ -35,6 +35,13 @@ with torch.inference_mode():
     features = model((torch.rand(2, {channels}, {size}, {size}) - mean) / std)
 variant, invariant = features[:, :{variant_dim}], features[:, {variant_dim}:]
 print(features.shape, variant.shape, invariant.shape)
+
+# Written by `ddm evaluate`: features for retrieval and nearest neighbours.
+whitening = Path(__file__).parent / "whitening.safetensors"
+if whitening.exists():
+    fitted = load_file(whitening)
+    whitened = (features - fitted["mean"]) @ fitted["matrix"]
+    print(whitened.shape)
 '''
 
 

@@ -72,6 +72,10 @@ class RunFolder:
     def features_file(self) -> Path:
         return self.path / "features.npy"
 
+    @property
+    def whitening_file(self) -> Path:
+        return self.path / "whitening.safetensors"
+
     def require_new(self) -> None:
         """Refuse a folder that holds something already.
 

@@ -1,0 +1,76 @@
+"""Whitened features: a linear map, fitted on training images, for all that goes by distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from ddm.files import atomic
+from ddm.probe import Floats
+
+#: What keeps a direction in which nothing varies from being blown up, as a share of the mean
+#: variance of a direction.
+_RIDGE = 0.01
+#: Rows in memory at a time.
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Features brought to a covariance of nearly the identity: ``(x - mean) (C + ridge)^(-1/2)``.
+
+    A few directions of a self-supervised encoder hold most of its variance, and the domain is among
+    them, so that distances between images of different domains say little of what they show.
+    Whitening (for retrieval: Jégou and Chum, ECCV 2012) makes all directions count alike. It needs
+    neither labels nor domains, and nothing of a domain that is unseen. k-NN and retrieval live by
+    it; a linear probe learns the scale of each direction by itself.
+
+    Args:
+        mean: shape (D,).
+        matrix: shape (D, D), symmetric.
+    """
+
+    mean: NDArray[np.float32]
+    matrix: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, features: Floats, training: NDArray[np.int64]) -> Whitening | None:
+        """Fit the map.
+
+        Args:
+            features: of all images, shape (N, D); may be memory-mapped, and is read in parts.
+            training: rows to fit it to, shape (M,).
+
+        Returns:
+            The map; None where these features do not vary, as those of fewer than two images.
+        """
+        width = features.shape[1]
+        total = np.zeros(width, np.float64)
+        outer = np.zeros((width, width), np.float64)
+        parts = [training[i : i + _CHUNK] for i in range(0, len(training), _CHUNK)]
+        for part in parts:
+            total += features[part].sum(0, dtype=np.float64)
+        mean = total / max(1, len(training))
+        for part in parts:
+            centred = features[part].astype(np.float64) - mean
+            outer += centred.T @ centred
+        values, vectors = np.linalg.eigh(outer / max(1, len(training)))
+        variance = values.clip(0).mean()
+        # Rounding leaves a little of features that are all the same.
+        if not variance > 1e-12 * np.square(mean).mean():
+            return None
+        matrix = (vectors * (values.clip(0) + _RIDGE * variance) ** -0.5) @ vectors.T
+        return cls(mean.astype(np.float32), matrix.astype(np.float32))
+
+    def __call__(self, features: Floats) -> Floats:
+        """Whitened features, shape (N, D)."""
+        return ((features - self.mean) @ self.matrix).astype(np.float32, copy=False)
+
+    def save(self, path: Path) -> None:
+        """Write ``mean`` and ``matrix`` as a safetensors file."""
+        with atomic(path) as temporary:
+            save_file({"mean": self.mean, "matrix": self.matrix}, temporary)

@@ -1,0 +1,61 @@
+"""Whitened features against scikit-learn's, and what must not enter them."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sklearn.decomposition import PCA
+
+from ddm import whitening
+from ddm.whitening import Whitening
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    mixed = rng.standard_normal((300, 6)) @ rng.standard_normal((6, 6)) + 5
+    return mixed.astype(np.float32)
+
+
+def test_distances_are_those_of_whitened_principal_components(features, monkeypatch):
+    """Of training rows alone; the ridge, which scikit-learn has not, is taken out."""
+    monkeypatch.setattr(whitening, "_RIDGE", 0.0)
+    monkeypatch.setattr(whitening, "_CHUNK", 64)
+    training = np.arange(0, 300, 2)
+    theirs = PCA(whiten=True).fit(features[training].astype(np.float64)).transform(features)
+    mine = Whitening.fit(features, training)(features)
+    assert mine.dtype == np.float32
+    # scikit-learn divides by one less than the number of samples.
+    np.testing.assert_allclose(mine @ mine.T, theirs @ theirs.T * 150 / 149, atol=1e-3)
+
+
+def test_what_hardly_varies_is_not_blown_up(features):
+    features[:, 0] = 3 + 1e-5 * np.random.default_rng(1).standard_normal(300)
+    features[:, 1] = 7
+    found = Whitening.fit(features, np.arange(300))
+    whitened = found(features)
+    assert whitened.std(0)[:2].max() < 1e-3
+    # The ridge is a hundredth of the mean variance, so that ten times the deviation is the most.
+    variance = np.linalg.eigvalsh(np.cov(features.T, bias=True)).mean()
+    assert np.linalg.eigvalsh(found.matrix).max() <= 10.01 / variance**0.5
+
+
+def test_rows_that_are_not_for_training_change_nothing(features):
+    training = np.arange(200)
+    before = Whitening.fit(features, training)
+    features[200:] *= 1000
+    after = Whitening.fit(features, training)
+    np.testing.assert_array_equal(before.matrix, after.matrix)
+
+
+@pytest.mark.parametrize("training", [[], [4], [4, 4, 4]])
+def test_features_that_do_not_vary_have_no_map(features, training):
+    assert Whitening.fit(features, np.array(training, np.int64)) is None
+    assert Whitening.fit(np.full_like(features, 0.1), np.arange(300)) is None
+    assert Whitening.fit(np.zeros_like(features), np.arange(300)) is None
+
+
+def test_the_file_holds_the_map(features, tmp_path):
+    found = Whitening.fit(features, np.arange(300))
+    found.save(tmp_path / "whitening.safetensors")
+    read = load_file(tmp_path / "whitening.safetensors")
+    np.testing.assert_array_equal((features - read["mean"]) @ read["matrix"], found(features))
