@@ -94,6 +94,17 @@ def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_kept_runs_are_read_again_where_their_result_is_gone(images, tmp_path):
+    grid = write_grid(tmp_path / "g.yaml", images, variants={"coral": VARIANTS["coral"]})
+    text = bench(grid, tmp_path / "out", keep_runs=True)
+    result = tmp_path / "out" / "coral_outline_0.json"
+    encoder = tmp_path / "out" / "runs" / "coral_outline_0" / "encoder.safetensors"
+    before, rows = encoder.read_bytes(), json.loads(result.read_text())["rows"]
+    result.unlink()
+    assert bench(grid, tmp_path / "out", keep_runs=True) == text
+    assert json.loads(result.read_text())["rows"] == rows and encoder.read_bytes() == before
+
+
 def test_reserved_domains_leave_no_figure(images, tmp_path):
     grid = write_grid(tmp_path / "g.yaml", images, held_out=[[]], reserved=["outline"])
     changed = yaml.safe_load(grid.read_text())

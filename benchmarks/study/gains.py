@@ -19,8 +19,9 @@ Writes `gains.md` and `gains.png` to that folder; the plot is of the first compa
 their intervals are somewhat too narrow) or by their epochs.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
-all features; features standardised by domain, of both and against plain ones (they need unlabelled
-images of the unseen domain, see `ddm.protocols.standardize_domains`).
+all features; whitened features (`ddm.whitening`), of both and against plain ones; features
+standardised by domain, likewise (they need unlabelled images of the unseen domain, see
+`ddm.protocols.standardize_domains`).
 """
 
 import argparse
@@ -57,10 +58,17 @@ NOT_DRAWN = ("subgroup, seen", "group, unseen, balanced", "class, unseen, balanc
 PORTIONS = (
     ("all", "all"),
     ("invariant", "all"),
+    ("whitened", "whitened"),
+    ("whitened", "all"),
     ("standardized", "standardized"),
     ("standardized", "all"),
 )
-SAID = {"all": "all features", "invariant": "invariant portion", "standardized": "standardised"}
+SAID = {
+    "all": "all features",
+    "invariant": "invariant portion",
+    "whitened": "whitened",
+    "standardized": "standardised",
+}
 
 Floats = NDArray[np.float64]
 Figures = tuple[tuple[str, ...], ...]

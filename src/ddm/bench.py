@@ -249,6 +249,7 @@ def bench(
     jobs: int = 1,
     shard: tuple[int, int] = (1, 1),
     images: str | None = None,
+    keep_runs: bool = False,
 ) -> str:
     """Do what is left of a grid, and write the table of all that is done.
 
@@ -260,6 +261,7 @@ def bench(
         jobs: runs at a time, each in a process of its own.
         shard: (i, n): do the i-th of n parts of the runs, for job arrays; i counts from 1.
         images: takes the place of the grid's ``base.images``.
+        keep_runs: leave each run's folder, with its encoder and features, in ``output/runs``.
 
     Returns:
         The table, as Markdown, which is also in ``output/table.md``.
@@ -277,12 +279,12 @@ def bench(
     if jobs == 1:
         for number, run in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {run.name}", flush=True)
-            failed += _attempt(grid, run, output)
+            failed += _attempt(grid, run, output, keep_runs)
             _write_table(grid, output)
     else:
         # Spawned: a forked process would share torch's threads.
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_attempt, grid, run, output): run for run in todo}
+            futures = {pool.submit(_attempt, grid, run, output, keep_runs): run for run in todo}
             for number, future in enumerate(as_completed(futures), 1):
                 print(f"[{number}/{len(todo)}] {futures[future].name}", flush=True)
                 failed += future.result()
@@ -314,17 +316,20 @@ def _is_done(grid: Grid, run: BenchRun, output: Path) -> bool:
     return True
 
 
-def _attempt(grid: Grid, run: BenchRun, output: Path) -> list[str]:
+def _attempt(grid: Grid, run: BenchRun, output: Path, keep_runs: bool) -> list[str]:
     """Do one run; returns what went wrong with it, if anything did."""
     try:
-        execute(grid, run, output)
+        execute(grid, run, output, keep_runs)
     except DdmError as error:
         return [f"{run.name}: {error}"]
     return []
 
 
-def execute(grid: Grid, run: BenchRun, output: Path) -> None:
-    """Train, evaluate and write the result of one run; its run folder is removed after that."""
+def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) -> None:
+    """Train, evaluate and write the result of one run.
+
+    Its folder is removed after that, unless ``keep_runs``.
+    """
     from ddm.evaluate import environment, evaluate
     from ddm.pretrain import pretrain, resume
 
@@ -362,7 +367,8 @@ def execute(grid: Grid, run: BenchRun, output: Path) -> None:
     }
     with atomic(output / f"{run.name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(folder)
+    if not keep_runs:
+        shutil.rmtree(folder)
 
 
 def _write_table(grid: Grid, output: Path) -> str:

@@ -134,6 +134,9 @@ def build_parser() -> ArgumentParser:
     bench.add_argument("--output", "-o", required=True, help="folder of the results")
     bench.add_argument("--jobs", type=int, default=1, help="runs at a time")
     bench.add_argument("--shard", default="1/1", help="i/n: do the i-th of n parts of the runs")
+    bench.add_argument(
+        "--keep_runs", action="store_true", help="keep each run's folder, with encoder and features"
+    )
     commands.add_subcommand("bench", bench, help="train and evaluate a grid of runs")
 
     data = Parser(description="Look at data before training on them.")
@@ -269,7 +272,16 @@ def _bench(options: Namespace) -> None:
     except ValueError:
         raise DdmError(f"--shard {options.shard}: give i/n, such as 2/8") from None
     shard = (part, parts)
-    print(bench(Path(options.grid), Path(options.output), options.jobs, shard, options.images))
+    print(
+        bench(
+            Path(options.grid),
+            Path(options.output),
+            options.jobs,
+            shard,
+            options.images,
+            options.keep_runs,
+        )
+    )
 
 
 def _data(options: Namespace) -> int:
