@@ -84,7 +84,7 @@ def make_run(path, dataset, enabled=True, unseen=("print",), right=0.5, **settin
     if dataset.instances is not None:
         measures.append(("retrieval", "instance", "none"))
     answers = []
-    for portion in ("all", "invariant", "variant"):
+    for portion in ("all", "invariant", "variant", "whitened"):
         for measure, label, trained_on in measures:
             for side, names in (("seen", protocol.seen), ("unseen", tuple(unseen))):
                 if not names or (trained_on == "own" and side == "seen"):
@@ -292,7 +292,8 @@ def test_three_runs(tmp_path, pair):
     page = Page(write(tmp_path, dataset, having, without, third))
     assert "75.0% (a), 50.0% (b) and 50.0% (third) of the images; chance is 25.0%." in page.text
     assert "a / third: the runs differ in seed: 0 / 1." in page.text
-    assert page.text.count("no clear difference") + page.text.count(" worse ") == 4 + 8
+    assert page.text.count("no clear difference") + page.text.count(" worse ") == 6 + 10
+    assert page.text.count("Retrieval, unseen domains, all features, whitened") == 2
 
 
 def test_no_labels(tmp_path):

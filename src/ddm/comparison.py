@@ -319,9 +319,13 @@ def all_differences(runs: Sequence[Run]) -> list[Difference]:
     found = []
     for second in runs[1:]:
         for figure in wanted:
-            for portion in ("all", "invariant") if second.config.ddm.enabled else ("all",):
+            portions = ["all", "invariant"] if second.config.ddm.enabled else ["all"]
+            if figure[0] == "retrieval":
+                portions.append("whitened")
+            for portion in portions:
                 # A run without the module has no portions: what one would use of it is the whole.
-                base = portion if runs[0].config.ddm.enabled else "all"
+                whole = portion == "invariant" and not runs[0].config.ddm.enabled
+                base = "all" if whole else portion
                 one, other = with_portion(figure, base), with_portion(figure, portion)
                 a, b = runs[0].find(one), second.find(other)
                 if a is None or b is None:

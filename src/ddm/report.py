@@ -220,16 +220,20 @@ def _accuracy(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 def _retrieval(runs: Sequence[Run]) -> list[dict[str, str]]:
     figure: Key = ("retrieval", "instance", "all", "none", "seen")
-    return _bar_pictures(runs, figure, "test images whose nearest is the same thing")
+    axis = "test images whose nearest is the same thing"
+    return _bar_pictures(runs, figure, axis, whitened=True)
 
 
 def _bar_pictures(
-    runs: Sequence[Run], figure: Key, axis: str, reference: str = ""
+    runs: Sequence[Run], figure: Key, axis: str, reference: str = "", whitened: bool = False
 ) -> list[dict[str, str]]:
-    """One plot of all features and, where a run has portions, one of the invariant portion."""
+    """One plot of all features; where a run has portions, one of the invariant portion; and, for
+    what goes by distance, one of whitened features."""
     portions = ["all"]
     if any(run.config.ddm.enabled for run in runs):
         portions.append("invariant")
+    if whitened:
+        portions.append("whitened")
     plotted = [(p, list(_bar_lines(runs, with_portion(figure, p)))) for p in portions]
     plotted = [(p, lines) for p, lines in plotted if lines]
     limit = max((plots.bar_limit(lines) for _, lines in plotted), default=1.0)
