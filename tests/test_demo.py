@@ -1,4 +1,4 @@
-"""The demonstration, on drawn shapes instead of emoji: two runs and a report, nothing done twice."""
+"""The demonstration, on drawn shapes in place of emoji: two runs, a report, nothing done twice."""
 
 from dataclasses import replace
 

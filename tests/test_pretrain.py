@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -343,6 +344,18 @@ def test_images_smaller_than_the_views_are_told_of(tmp_path, dataset, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_few_steps_at_the_own_learning_rate_are_told_of(tmp_path, dataset, monkeypatch, capsys):
+    said = "steps in all, and simclr's own learning rate"
+    pretrain(config(tmp_path / "a", epochs=1, learning_rate=None), dataset)
+    found = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    steps = pd.read_csv(tmp_path / "a" / "run" / "metrics.csv")["step"].max() + 1
+    assert len(found) == 1 and f" {steps:.0f} {said}" in found[0]
+    pretrain(config(tmp_path / "b", epochs=1, learning_rate=1.0), dataset)
+    monkeypatch.setattr("ddm.pretrain.FEW_STEPS", 1)
+    pretrain(config(tmp_path / "c", epochs=1, learning_rate=None), dataset)
+    assert said not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_one_image_is_refused(method):
     kind = METHODS[method]
@@ -427,7 +440,7 @@ def test_collapse_is_told_while_it_happens(tmp_path, dataset, monkeypatch, capsy
     monkeypatch.setattr("ddm.training.build_encoder", lambda spec: (Constant(1, 16), 16))
     monkeypatch.setattr("ddm.pretrain.save_encoder", lambda *arguments: None)
     pretrain(config(tmp_path, epochs=4), dataset)
-    warned = [line for line in capsys.readouterr().err.splitlines() if "ddm: warning" in line]
+    warned = [line for line in capsys.readouterr().err.splitlines() if "ddm: warning: e" in line]
     assert len(warned) == 3 and "epoch 1" in warned[0] and "is collapsing" in warned[0]
 
 

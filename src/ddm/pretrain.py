@@ -33,6 +33,9 @@ from ddm.training import Pretraining, on_gpu, optimizer_settings
 from ddm.training_images import pseudo_domains
 
 LOG_EVERY = 10
+#: Below so many steps the methods' own learning rates leave an encoder half trained; found at 180
+#: (benchmarks/results/study/rates).
+FEW_STEPS = 500
 
 
 def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> RunFolder:
@@ -91,6 +94,13 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
             else "images could not be read and were"
         )
         tell(f"{len(dataset.skipped)} {what} skipped; {run.skipped_file} lists them")
+    steps = config.epochs * (len(training.images) // (config.batch_size * config.devices))
+    own = optimizer_settings(config).learning_rate
+    if first and 0 < steps < FEW_STEPS and config.learning_rate is None and config.init is None:
+        tell(
+            f"{steps} steps in all, and {config.method}'s own learning rate ({own:g}) is made for "
+            "far more: several times that may train better (--learning_rate, or more --epochs)"
+        )
     if first and dataset.enlarged:
         tell(
             f"{dataset.enlarged} of {len(dataset)} images have fewer pixels than the views "
