@@ -94,15 +94,24 @@ def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_kept_runs_are_read_again_where_their_result_is_gone(images, tmp_path):
+def test_kept_runs_are_read_again_where_their_result_is_gone(images, tmp_path, monkeypatch):
     grid = write_grid(tmp_path / "g.yaml", images, variants={"coral": VARIANTS["coral"]})
     text = bench(grid, tmp_path / "out", keep_runs=True)
     result = tmp_path / "out" / "coral_outline_0.json"
-    encoder = tmp_path / "out" / "runs" / "coral_outline_0" / "encoder.safetensors"
-    before, rows = encoder.read_bytes(), json.loads(result.read_text())["rows"]
+    rows = json.loads(result.read_text())["rows"]
     result.unlink()
+    for name in ("pretrain", "resume"):  # Nothing is trained again.
+        monkeypatch.setattr(f"ddm.pretrain.{name}", None)
     assert bench(grid, tmp_path / "out", keep_runs=True) == text
-    assert json.loads(result.read_text())["rows"] == rows and encoder.read_bytes() == before
+    again = json.loads(result.read_text())
+    assert again["rows"] == rows and again["train_seconds"] is None
+    # They are not taken for runs of a grid that has changed since.
+    result.unlink()
+    changed = {"coral": {**VARIANTS["coral"], "learning_rate": 9.0}}
+    grid = write_grid(tmp_path / "g.yaml", images, variants=changed)
+    with pytest.raises(DdmError, match=r"another configuration.*learning_rate: None / 9\.0"):
+        bench(grid, tmp_path / "out")
+    assert not result.exists()
 
 
 def test_reserved_domains_leave_no_figure(images, tmp_path):
@@ -110,6 +119,8 @@ def test_reserved_domains_leave_no_figure(images, tmp_path):
     changed = yaml.safe_load(grid.read_text())
     changed["variants"] = {"coral": {}}
     grid.write_text(yaml.safe_dump(changed, sort_keys=False))
+    with pytest.raises(DdmError, match=r"reserves outline.*keep_runs"):
+        bench(grid, tmp_path / "out", keep_runs=True)
     bench(grid, tmp_path / "out")
     text = (tmp_path / "out" / "coral_none_0.json").read_text()
     record = json.loads(text)

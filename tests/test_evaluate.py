@@ -87,6 +87,11 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     )
     fitted = load_file(run.whitening_file)
     np.testing.assert_allclose(fitted["mean"], features[training].mean(0), rtol=1e-4, atol=1e-6)
+    whitened = (features - fitted["mean"]) @ fitted["matrix"]
+    expected = SeenUnseen(dataset, ("outline",)).evaluate({"whitened": whitened})
+    assert [r for r in results["rows"] if r["portion"] == "whitened"] == expected
+    values = {p: [r["value"] for r in results["rows"] if r["portion"] == p] for p in portions}
+    assert values["whitened"] != values["all"]
     script = run.path / "load_encoder.py"
     names = {"__file__": str(script)}
     exec(compile(script.read_text(), script.name, "exec"), names)

@@ -440,7 +440,9 @@ def test_collapse_is_told_while_it_happens(tmp_path, dataset, monkeypatch, capsy
     monkeypatch.setattr("ddm.training.build_encoder", lambda spec: (Constant(1, 16), 16))
     monkeypatch.setattr("ddm.pretrain.save_encoder", lambda *arguments: None)
     pretrain(config(tmp_path, epochs=4), dataset)
-    warned = [line for line in capsys.readouterr().err.splitlines() if "ddm: warning: e" in line]
+    warned = [
+        line for line in capsys.readouterr().err.splitlines() if "ddm: warning: epoch" in line
+    ]
     assert len(warned) == 3 and "epoch 1" in warned[0] and "is collapsing" in warned[0]
 
 

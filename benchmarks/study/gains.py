@@ -19,9 +19,10 @@ Writes `gains.md` and `gains.png` to that folder; the plot is of the first compa
 their intervals are somewhat too narrow) or by their epochs.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
-all features; whitened features (`ddm.whitening`), of both and against plain ones; features
-standardised by domain, likewise (they need unlabelled images of the unseen domain, see
-`ddm.protocols.standardize_domains`).
+all features; whitened features (`ddm.whitening`), of both; features standardised by domain, of both
+(they need unlabelled images of the unseen domain, see `ddm.protocols.standardize_domains`). Both
+are open to a plain run too; set against a second run's features as they are, they show what a
+recipe gains that has them.
 """
 
 import argparse
@@ -327,7 +328,7 @@ def main() -> None:
             text = table(part, after, before, portions)
             if options.by:
                 text = text.replace("\n", f", {options.by} {number}\n", 1)
-            # Earlier studies did not read standardised features.
+            # Earlier studies did not read whitened or standardised features.
             blocks += [] if "nan" in text else [text]
     for number, part in parts.items():
         text = levels(part, kinds) if options.by else leakage(part, kinds)

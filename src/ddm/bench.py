@@ -273,6 +273,11 @@ def bench(
     grid = Grid.load(grid_file, images)
     if jobs < 1 or not 1 <= shard[0] <= shard[1]:
         raise DdmError(f"--jobs {jobs} --shard {shard[0]}/{shard[1]}: both count from 1")
+    if keep_runs and grid.reserved:
+        raise DdmError(
+            f"{grid_file} reserves {', '.join(grid.reserved)}, and a kept run holds their figures: "
+            "leave out --keep_runs"
+        )
     output.mkdir(parents=True, exist_ok=True)
     todo = [run for run in grid.shard(*shard) if not _is_done(grid, run, output)]
     failed: list[str] = []
@@ -332,14 +337,25 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
     """
     from ddm.evaluate import environment, evaluate
     from ddm.pretrain import pretrain, resume
+    from ddm.run_folder import RunFolder
 
     folder = output / "runs" / run.name
     began = time.monotonic()
+    config = grid.config(run, folder)
+    finished = (folder / "encoder.safetensors").exists()
     if (folder / "config.yaml").exists():
-        resume(folder)
+        _, theirs = RunFolder.open(folder)
+        changed = differences(theirs, config)
+        if changed:
+            raise DdmError(
+                f"{folder} holds a run of another configuration than {grid.path} "
+                f"({'; '.join(changed)}): delete it, or choose another --output"
+            )
+        if not finished:
+            resume(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        pretrain(grid.config(run, folder))
+        pretrain(config)
     trained = time.monotonic()
     results = evaluate(folder)
     rows = results["rows"]
@@ -356,11 +372,12 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
         "variant": run.variant,
         "held_out": list(run.held_out),
         "seed": run.seed,
-        "config": asdict(grid.config(run, folder)),
+        "config": asdict(config),
         "finetune": None if settings is None else asdict(settings),
         "data": results["data"],
         "main_label": next(iter(results["data"]["labels"]), None),
-        "train_seconds": trained - began,
+        # Not of a run that was kept from before.
+        "train_seconds": None if finished else trained - began,
         "evaluate_seconds": time.monotonic() - trained,
         "rows": kept,
         **environment(),

@@ -23,7 +23,7 @@ def demo_config(output: Path, held_out: str, epochs: int, seed: int) -> Pretrain
         method="simclr",
         encoder="small",
         epochs=epochs,
-        # Best on the seen domains for so short a run (benchmarks/study/rates.yaml).
+        # Of three rates the best on seen domains, at ten epochs (benchmarks/study/rates.yaml).
         learning_rate=3.6,
         warmup_epochs=min(2, epochs / 2),
         seed=seed,

@@ -20,6 +20,7 @@ from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.probe import Row
+from ddm.progress import tell
 from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains
 from ddm.run_folder import RunFolder
 from ddm.whitening import Whitening
@@ -68,11 +69,18 @@ def evaluate(
         standardized = standardize_domains(features, dataset)
         if standardized is not None:
             portions["standardized"] = standardized
+    # Images of unknown domain take part, as they do in training.
     training = np.setdiff1d(dataset.select(splits=("train",)), dataset.select(config.held_out))
     whitening = Whitening.fit(features, training)
     if whitening is not None:
         whitening.save(run.whitening_file)
-        portions["whitened"] = whitening(features)
+        if len(training) < 2 * features.shape[1]:
+            tell(
+                f"whitened features are fitted to {len(training)} images for "
+                f"{features.shape[1]} dimensions: too few to trust distances between them"
+            )
+        if not wilds:  # Linear probes alone are read there, and they scale features themselves.
+            portions["whitened"] = whitening(features)
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:

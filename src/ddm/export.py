@@ -36,7 +36,7 @@ with torch.inference_mode():
 variant, invariant = features[:, :{variant_dim}], features[:, {variant_dim}:]
 print(features.shape, variant.shape, invariant.shape)
 
-# Written by `ddm evaluate`: features for retrieval and nearest neighbours.
+# Written by `ddm evaluate`: features for retrieval.
 whitening = Path(__file__).parent / "whitening.safetensors"
 if whitening.exists():
     fitted = load_file(whitening)

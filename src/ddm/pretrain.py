@@ -33,8 +33,8 @@ from ddm.training import Pretraining, on_gpu, optimizer_settings
 from ddm.training_images import pseudo_domains
 
 LOG_EVERY = 10
-#: Below so many steps the methods' own learning rates leave an encoder half trained; found at 180
-#: (benchmarks/results/study/rates).
+#: Below so many steps the methods' own learning rates are said to be low. They were at 180 steps,
+#: on emoji (benchmarks/results/study/rates); where that ends has not been measured.
 FEW_STEPS = 500
 
 
@@ -99,7 +99,7 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if first and 0 < steps < FEW_STEPS and config.learning_rate is None and config.init is None:
         tell(
             f"{steps} steps in all, and {config.method}'s own learning rate ({own:g}) is made for "
-            "far more: several times that may train better (--learning_rate, or more --epochs)"
+            "far more: several times that may serve the seen domains better (--learning_rate)"
         )
     if first and dataset.enlarged:
         tell(

@@ -106,6 +106,7 @@ def write_report(
         samples=_samples(opened[0], datasets[0], names),
         accuracy=_accuracy(opened),
         retrieval=_retrieval(opened),
+        whitened=any(key[2] == "whitened" for run in opened for key in run.rows),
         leakage=_leakage(opened),
         has_portions=any(run.config.ddm.enabled for run in opened),
         all_have_portions=all(run.config.ddm.enabled for run in opened),

@@ -1,4 +1,4 @@
-"""Whitened features: a linear map, fitted on training images, for all that goes by distance."""
+"""Whitened features: a linear map, fitted on training images, for retrieval."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from ddm.files import atomic
 from ddm.probe import Floats
 
-#: What keeps a direction in which nothing varies from being blown up, as a share of the mean
-#: variance of a direction.
+#: As a share of the mean variance of a direction: a direction in which nothing varies is scaled ten
+#: times as much as one of the mean variance, at most.
 _RIDGE = 0.01
 #: Rows in memory at a time.
 _CHUNK = 65_536
@@ -23,11 +23,11 @@ _CHUNK = 65_536
 class Whitening:
     """Features brought to a covariance of nearly the identity: ``(x - mean) (C + ridge)^(-1/2)``.
 
-    A few directions of a self-supervised encoder hold most of its variance, and the domain is among
-    them, so that distances between images of different domains say little of what they show.
-    Whitening (for retrieval: Jégou and Chum, ECCV 2012) makes all directions count alike. It needs
-    neither labels nor domains, and nothing of a domain that is unseen. k-NN and retrieval live by
-    it; a linear probe learns the scale of each direction by itself.
+    Distances follow the directions in which features vary most, whatever these tell. Whitening
+    (for retrieval: Jégou and Chum, ECCV 2012) makes all directions count alike. It needs neither
+    labels nor domains, and nothing of a domain that is unseen. It is for retrieval; k-NN and linear
+    probes it may help or hurt (``docs/results.md``). It takes several times as many training images
+    as there are dimensions: with fewer, the scale of other images is not that of these.
 
     Args:
         mean: shape (D,).
