@@ -12,7 +12,8 @@ Last, how often a linear probe finds the domain in each portion; with `--by`, wh
 themselves.
 
 `--published` sets runs against the plain ones of a study at the papers' own learning rates, as the
-kind `published`: first seed against first seed, though not the same one.
+kind `published`: first seed against first seed, though not the same one, and taken again where
+there are fewer.
 
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
@@ -115,14 +116,19 @@ def read(folders: list[Path]) -> Records:
 
 
 def as_published(folder: Path, records: Records) -> dict[Pair, dict]:
-    """The plain runs of another study, its seeds in the place of these records' own, in order."""
+    """The plain runs of another study, its seeds in the place of these records' own, in order.
+
+    Where it has fewer seeds they are taken again; intervals are over held-out domains, within which
+    seeds are averaged.
+    """
     plain = read([folder])["plain"]
-    seeds = sorted({pair[2] for runs in records.values() for pair in runs})
-    place = dict(zip(sorted({pair[2] for pair in plain}), seeds, strict=False))
+    theirs = sorted({pair[2] for pair in plain})
+    ours = sorted({pair[2] for runs in records.values() for pair in runs})
     return {
-        (method, held_out, place[seed], epochs): record
-        for (method, held_out, seed, epochs), record in plain.items()
-        if seed in place
+        (method, held_out, seed, epochs): record
+        for place, seed in enumerate(ours)
+        for (method, held_out, their_seed, epochs), record in plain.items()
+        if their_seed == theirs[place % len(theirs)]
     }
 
 

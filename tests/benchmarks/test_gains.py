@@ -95,6 +95,12 @@ def test_plain_runs_of_another_study_stand_in_by_the_order_of_their_seeds(
     records = gains.read([folder])
     found = gains.as_published(published, records)
     assert {(pair[2], run["seed"]) for pair, run in found.items()} == {(1, 0), (2, 7)}
+    for path in published.glob("*_[78].json"):
+        path.rename(path.with_suffix(".off"))
+    found = gains.as_published(published, records)
+    assert {(pair[2], run["seed"]) for pair, run in found.items()} == {(1, 0), (2, 0)}
+    for path in published.glob("*.off"):
+        path.rename(path.with_suffix(".json"))
     arguments = ["instances-plain", "plain-published", "--published", str(published)]
     monkeypatch.setattr(sys, "argv", ["gains.py", str(folder), *arguments])
     gains.main()
