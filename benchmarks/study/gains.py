@@ -203,6 +203,31 @@ def levels(records: Records, kinds: list[str]) -> str:
     return "### All features, %, means over runs\n\n" + "\n".join(lines)
 
 
+def whitening(records: Records, kinds: list[str]) -> str:
+    """What whitening gives by itself: the same runs, whitened features less all features.
+
+    Of those kinds all of whose runs were read so; nothing where there is none.
+    """
+    of = figures_of(records, tuple(kinds))
+    if any(figure[2] == "group" for figure in of):
+        of = (*of, ("k-NN of groups, unseen", "knn", "group", "seen", "unseen"))
+    lines = []
+    for kind in kinds:
+        runs = records.get(kind, {})
+        gaps = [
+            np.subtract(figures(run, "whitened", of), figures(run, "all", of))
+            for run in runs.values()
+        ]
+        if gaps and not np.isnan(gaps).any():
+            means, halves = over_domains(np.array(gaps), list(runs))
+            cells = [f"{m:+.1f} ± {h:.1f}" for m, h in zip(means, halves, strict=True)]
+            lines.append(f"| {kind} | {len(runs)} | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = [f"| kind | runs | {' | '.join(f[0] for f in of)} |", "|---" * (2 + len(of)) + "|"]
+    return "### Whitened less all features, same runs\n\n" + "\n".join(head + lines)
+
+
 def runs_of(records: Records, kinds: list[str]):
     """Method, kind and runs, of all that there are."""
     methods = sorted({pair[0] for kind in kinds for pair in records.get(kind, {})})
@@ -339,6 +364,8 @@ def main() -> None:
     for number, part in parts.items():
         text = levels(part, kinds) if options.by else leakage(part, kinds)
         blocks.append(text.replace("\n", f", {options.by} {number}\n", 1) if options.by else text)
+    block = "" if options.by else whitening(records, kinds)
+    blocks += [block] if block else []
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")
     after, before = options.kinds[0].split("-")

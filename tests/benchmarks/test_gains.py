@@ -25,7 +25,7 @@ def write(folder: Path, method: str, kind: str, held_out: str, seed: int, value:
     rows = [
         {**common, "measure": measure, "portion": portion, "side": side, "domain": d, "value": v}
         for measure in ("linear", "linear_balanced", "knn")
-        for portion in ("all", "invariant", "variant", "standardized")
+        for portion in ("all", "invariant", "variant", "standardized", "whitened")
         for side, d, v in (("seen", "x", value + 0.1), ("seen", "y", value - 0.1),
                            ("seen", "worst", 0.0), ("unseen", held_out, value / 2))
     ]  # fmt: skip
@@ -50,6 +50,25 @@ def folder(tmp_path: Path) -> Path:
                 gained = 0.4 + 0.02 * m + 0.01 * d + 0.03 * seed
                 write(tmp_path / "study", method, "instances", held_out, seed, gained)
     return tmp_path / "study"
+
+
+def test_what_whitening_gives_is_within_runs(folder: Path) -> None:
+    for path in folder.glob("*-plain_*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        gained = {"a": 0.01, "b": 0.02, "c": 0.06}[record["held_out"][0]]
+        for row in record["rows"]:
+            row["value"] += gained * (row["portion"] == "whitened")
+        path.write_text(json.dumps(record), encoding="utf-8")
+    records = gains.read([folder])
+    half = (3.0 - ttest_1samp([1, 2, 6], 0).confidence_interval().low).item()
+    lines = gains.whitening(records, ["plain", "instances", "none"]).split("\n")[4:]
+    assert lines[0] == "| plain | 12 |" + f" +3.0 ± {half:.1f} |" * 4
+    assert lines[1] == "| instances | 12 |" + " +0.0 ± 0.0 |" * 4 and len(lines) == 2
+    # Of a kind that was not read so as a whole nothing is said.
+    for record in list(records["plain"].values())[:1]:
+        record["rows"] = [row for row in record["rows"] if row["portion"] != "whitened"]
+    assert "| plain |" not in gains.whitening(records, ["plain", "instances"])
+    assert gains.whitening(records, ["plain"]) == ""
 
 
 def test_intervals_are_over_held_out_domains(folder: Path) -> None:
