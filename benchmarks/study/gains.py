@@ -175,15 +175,17 @@ def compare(records: Records, after: str, before: str, portions: tuple[str, str]
         yield "all methods", [pairs[i] for i in mine], gaps[mine]
 
 
+def signed(mean: float, half: float) -> str:
+    """A difference, with the half width of its interval where there is one."""
+    return f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+
+
 def table(records: Records, after: str, before: str, portions: tuple[str, str]) -> str:
     of = figures_of(records, (after, before))
     head = " | ".join(figure[0] for figure in of)
     lines = [f"| method | pairs | {head} |", "|---" * (2 + len(of)) + "|"]
     for method, pairs, gaps in compare(records, after, before, portions, of):
-        cells = [
-            f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
-            for mean, half in zip(*over_domains(gaps, pairs), strict=True)
-        ]
+        cells = [signed(m, h) for m, h in zip(*over_domains(gaps, pairs), strict=True)]
         lines.append(f"| {method} | {len(pairs)} | {' | '.join(cells)} |")
     one, other = (SAID[p] for p in portions)
     what = one if one == other else f"{one} against {other}"
@@ -220,7 +222,7 @@ def whitening(records: Records, kinds: list[str]) -> str:
         ]
         if gaps and not np.isnan(gaps).any():
             means, halves = over_domains(np.array(gaps), list(runs))
-            cells = [f"{m:+.1f} ± {h:.1f}" for m, h in zip(means, halves, strict=True)]
+            cells = [signed(m, h) for m, h in zip(means, halves, strict=True)]
             lines.append(f"| {kind} | {len(runs)} | {' | '.join(cells)} |")
     if not lines:
         return ""
