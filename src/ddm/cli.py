@@ -168,7 +168,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-DEMO_EPOCHS = 15
+DEMO_EPOCHS = 10
 
 
 def _pretrain(options: Namespace) -> None:
