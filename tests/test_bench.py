@@ -109,7 +109,7 @@ def test_kept_runs_are_read_again_where_their_result_is_gone(images, tmp_path, m
     result.unlink()
     changed = {"coral": {**VARIANTS["coral"], "learning_rate": 9.0}}
     grid = write_grid(tmp_path / "g.yaml", images, variants=changed)
-    with pytest.raises(DdmError, match=r"another configuration.*learning_rate: None / 9\.0"):
+    with pytest.raises(DdmError, match=r"other settings.*learning_rate: None / 9\.0"):
         bench(grid, tmp_path / "out")
     assert not result.exists()
 

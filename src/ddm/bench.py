@@ -336,34 +336,24 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
     Its folder is removed after that, unless ``keep_runs``.
     """
     from ddm.evaluate import environment, evaluate
-    from ddm.pretrain import pretrain, resume
+    from ddm.pretrain import finish
     from ddm.run_folder import RunFolder
 
-    folder = output / "runs" / run.name
+    folder = RunFolder(output / "runs" / run.name)
     began = time.monotonic()
-    config = grid.config(run, folder)
-    finished = (folder / "encoder.safetensors").exists()
-    if (folder / "config.yaml").exists():
-        _, theirs = RunFolder.open(folder)
-        changed = differences(theirs, config)
-        if changed:
-            raise DdmError(
-                f"{folder} holds a run of another configuration than {grid.path} "
-                f"({'; '.join(changed)}): delete it, or choose another --output"
-            )
-        if not finished:
-            resume(folder)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        pretrain(config)
+    config = grid.config(run, folder.path)
+    finished = folder.encoder_file.exists()
+    if not folder.config_file.exists():
+        shutil.rmtree(folder.path, ignore_errors=True)
+    finish(config)
     trained = time.monotonic()
-    results = evaluate(folder)
+    results = evaluate(folder.path)
     rows = results["rows"]
     settings = grid.finetuning(run)
     if settings is not None:
         from ddm.finetune import finetune
 
-        rows += finetune(folder, settings)["rows"]
+        rows += finetune(folder.path, settings)["rows"]
     kept = [row for row in rows if row["domain"] not in grid.reserved]
     if grid.reserved:
         # The summaries over unseen domains hold the reserved ones.
@@ -385,7 +375,7 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
     with atomic(output / f"{run.name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if not keep_runs:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.path)
 
 
 def _write_table(grid: Grid, output: Path) -> str:

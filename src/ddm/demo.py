@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ddm.config import ModuleConfig, PretrainConfig, differences
-from ddm.errors import DdmError
+from ddm.config import ModuleConfig, PretrainConfig
 from ddm.evaluate import evaluate, summary_table
-from ddm.pretrain import pretrain, resume
+from ddm.pretrain import finish
 from ddm.report import write_report
-from ddm.run_folder import RunFolder
 
 
 def demo_config(output: Path, held_out: str, epochs: int, seed: int) -> PretrainConfig:
@@ -60,17 +58,3 @@ def run_demo(output: Path, held_out: str, epochs: int, seed: int) -> Path:
     report = write_report(runs, output / "report.html", "Domain disentanglement on emoji")
     print(f"\nThe report: {report}")
     return report
-
-
-def finish(config: PretrainConfig) -> RunFolder:
-    """Bring a run to its end: begin it, continue it, or leave it as it is when it is done."""
-    run = RunFolder(Path(config.output))
-    if not run.config_file.exists():
-        return pretrain(config)
-    changed = differences(PretrainConfig.load(run.config_file), config)
-    if changed:
-        raise DdmError(
-            f"{run.path} holds a run with other settings ({'; '.join(changed)}); "
-            "choose another --output, or delete it"
-        )
-    return run if run.encoder_file.exists() else resume(run.path)

@@ -165,6 +165,24 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     return _fit(run, training, checkpoint)
 
 
+def finish(config: PretrainConfig) -> RunFolder:
+    """Bring a run to its end: begin it, continue it, or leave it as it is when it is done.
+
+    Raises:
+        DdmError: its folder holds a run with other settings.
+    """
+    run = RunFolder(Path(config.output))
+    if not run.config_file.exists():
+        return pretrain(config)
+    changed = differences(PretrainConfig.load(run.config_file), config)
+    if changed:
+        raise DdmError(
+            f"{run.path} holds a run with other settings ({'; '.join(changed)}); "
+            "choose another --output, or delete it"
+        )
+    return run if run.encoder_file.exists() else resume(run.path)
+
+
 def require_devices(config: PretrainConfig) -> None:
     """Refuse devices that this machine lacks.
 
