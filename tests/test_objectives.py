@@ -210,7 +210,10 @@ def instance_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: i
         positive = [own.index(i) for i in own if i % n == r % n]
         return -sum(answer[i] for i in positive) / (views - 1)
 
-    return balanced_mean(told_apart, d)
+    # Each sample weighs the same, not each domain.
+    known = [r for r in range(len(d)) if d[r] != -1]
+    several = len({d[r] for r in known}) > 1
+    return sum(told_apart(r, d[r]) for r in known) / len(known) if several else 0.0
 
 
 def neighbour_invariance(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:

@@ -25,28 +25,28 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize(("benchmark", "load", "folder"), ALL)
-def test_folders(tmp_path, benchmark, load, folder):
-    names = names_of(benchmark)
+@pytest.mark.parametrize(("layout", "load", "folder"), ALL)
+def test_folders(tmp_path, layout, load, folder):
+    names = names_of(layout)
     root = write_images(tmp_path / folder, names)
     dataset = load(root, size=4)
-    assert recognize(root) == f"{benchmark.title}, folders"
-    assert dataset.name == benchmark.title
+    assert recognize(root) == f"{layout.title}, folders"
+    assert dataset.name == layout.title
     assert [row[:3] for row in table(dataset)] == [(n, *n.split("/")[1::-1]) for n in names]
     # The numbers of torchvision's ImageFolder, which sorts.
-    assert dataset.labels["class"].names == tuple(sorted(benchmark.classes))
-    assert dataset.domains.names == tuple(sorted(benchmark.domains))
-    if benchmark is not TERRA_INCOGNITA:
+    assert dataset.labels["class"].names == tuple(sorted(layout.classes))
+    assert dataset.domains.names == tuple(sorted(layout.domains))
+    if layout is not TERRA_INCOGNITA:
         assert list(dataset.splits) == list(split_by_group(names))
     assert table(load_domainbed(root, size=4)) == table(dataset)
 
 
-@pytest.mark.parametrize(("benchmark", "load", "folder"), ALL)
-def test_wrong_root(tmp_path, benchmark, load, folder):
-    root = write_images(tmp_path / "data" / folder, names_of(benchmark)[:: len(benchmark.classes)])
-    for given in (root.parent, root.parent.parent, root / benchmark.domains[0]):
+@pytest.mark.parametrize(("layout", "load", "folder"), ALL)
+def test_wrong_root(tmp_path, layout, load, folder):
+    root = write_images(tmp_path / "data" / folder, names_of(layout)[:: len(layout.classes)])
+    for given in (root.parent, root.parent.parent, root / layout.domains[0]):
         with pytest.raises(
-            DdmError, match=rf"not the folder of {benchmark.title}: .* give {root}$"
+            DdmError, match=rf"not the folder of {layout.title}: .* give {root}$"
         ):
             load(given)
 

@@ -216,6 +216,8 @@ class InstanceInvariance(nn.Module):
     where k runs over all other rows of its domain: NT-Xent (Chen et al., 2020, arXiv 2002.05709)
     for two views, as in supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362,
     equation 2) for more. Domains are never compared, so that their classes may be shared or not.
+    The term is the mean over samples of known domain, not over domains: else a few samples that
+    discovery parts from the rest, told apart from few others, would have the say of hundreds.
 
     With two views, a domain with a single sample in the batch gives zero.
 
