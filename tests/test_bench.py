@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,20 @@ def done(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     grid = write_grid(folder / "grid.yaml", images)
     return grid, folder / "results", bench(grid, folder / "results")
+
+
+def test_two_jobs_do_what_one_does(done, tmp_path):
+    grid, results, _ = done
+    bench(grid, tmp_path / "out", jobs=2)
+    for one in results.glob("*.json"):
+        records = [json.loads(path.read_text()) for path in (one, tmp_path / "out" / one.name)]
+        rows, theirs = (
+            {tuple(v for v in r.values() if isinstance(v, str)): r["value"] for r in record["rows"]}
+            for record in records
+        )
+        assert theirs == pytest.approx(rows, rel=1e-6, nan_ok=True)
+        # They shared the cores.
+        assert records[1]["machine"]["threads"] <= max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def test_one_file_a_run_and_a_table(done):

@@ -36,6 +36,7 @@ import numpy as np
 import yaml
 
 from ddm.config import FinetuneConfig, PretrainConfig, differences
+from ddm.cores import share_cores
 from ddm.errors import DdmError
 from ddm.files import atomic
 from ddm.probe import SUMMARIES
@@ -258,7 +259,7 @@ def bench(
     Args:
         grid_file: the grid: a file, or the name of one that comes with the package.
         output: folder of the results.
-        jobs: runs at a time, each in a process of its own.
+        jobs: runs at a time, each in a process of its own; they share the cores.
         shard: (i, n): do the i-th of n parts of the runs, for job arrays; i counts from 1.
         images: takes the place of the grid's ``base.images``.
         keep_runs: leave each run's folder, with its encoder and features, in ``output/runs``.
@@ -288,7 +289,8 @@ def bench(
             _write_table(grid, output)
     else:
         # Spawned: a forked process would share torch's threads.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, share_cores, (jobs,)) as pool:
             futures = {pool.submit(_attempt, grid, run, output, keep_runs): run for run in todo}
             for number, future in enumerate(as_completed(futures), 1):
                 print(f"[{number}/{len(todo)}] {futures[future].name}", flush=True)

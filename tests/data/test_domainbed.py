@@ -45,9 +45,7 @@ def test_folders(tmp_path, layout, load, folder):
 def test_wrong_root(tmp_path, layout, load, folder):
     root = write_images(tmp_path / "data" / folder, names_of(layout)[:: len(layout.classes)])
     for given in (root.parent, root.parent.parent, root / layout.domains[0]):
-        with pytest.raises(
-            DdmError, match=rf"not the folder of {layout.title}: .* give {root}$"
-        ):
+        with pytest.raises(DdmError, match=rf"not the folder of {layout.title}: .* give {root}$"):
             load(given)
 
 

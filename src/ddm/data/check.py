@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ddm.cores import cores
 from ddm.data import huggingface, wilds
 from ddm.data.arrays import read_array
 from ddm.data.base import split_by_group
@@ -330,7 +331,7 @@ def _read_all(found: _Found) -> tuple[list[bytes], tuple[tuple[str, str], ...]]:
     results: list[tuple[bytes, str]] = []
     # Threads are enough: Pillow and hashlib release the interpreter's lock while they work.
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=len(found.keys), desc="Checking images", unit="image") as progress,
     ):
         for part in pool.map(examine, range(0, len(found.keys), _AT_ONCE)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from ddm.cores import cores
 from ddm.data.base import ImageDataset
 
 #: Bytes of images that are kept in memory rather than read in each epoch.
@@ -116,8 +116,13 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def default_workers(dataset: ImageDataset) -> int:
-    """Processes that decode images: none for an array in memory, else one a core, at most 8."""
-    return 0 if hasattr(dataset.read, "batch") else min(8, os.cpu_count() or 1)
+    """Processes that decode images: one a core, at most 8.
+
+    None for an array in memory, nor where there is one core, which they would only take turns on.
+    """
+    if hasattr(dataset.read, "batch") or cores() == 1:
+        return 0
+    return min(8, cores())
 
 
 def _as_it_is(batch: Any) -> Any:
