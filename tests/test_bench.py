@@ -1,17 +1,13 @@
 """Grids of runs: done once, resumed, and summed up right."""
 
-import csv
 import json
-import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
-import ddm.bench
-from ddm.bench import COLUMNS, OWN_GRIDS, Grid, bench, published, table
+from ddm.bench import OWN_GRIDS, Grid, bench
 from ddm.cli import main
 from ddm.errors import DdmError
 from ddm.probe import SUMMARIES
@@ -160,33 +156,6 @@ def test_one_failing_run_does_not_stop_the_others(images, tmp_path):
     assert "| bad | 0 |" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_published_figures_stand_apart_from_each_other(monkeypatch, tmp_path):
-    text = published("pacs-domainbed")
-    assert "| ERM | 84.7 (0.4) | 80.8 (0.6) | 97.2 (0.3) | 79.3 (1.0) | 85.5 |" in text
-    assert text.count("### Published: ResNet-50, first weights ImageNet") == 1
-    assert "Source: https://github.com/facebookresearch/DomainBed/" in text
-    assert published("emoji-lodo") == ""
-    with open(Path(ddm.bench.__file__).parent / "published.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    grids = {path.stem: Grid.load(Path(path.stem), "x") for path in OWN_GRIDS.glob("*.yaml")}
-    for row in rows:
-        known = {d for held in grids[row["grid"]].held_out for d in held}
-        assert row["domain"] in known | {"mean"} and 0 < float(row["accuracy"]) < 100
-        assert row["backbone"] and row["source"].startswith("https://")
-    # A mean that is not that of its domains was read off wrongly.
-    for grid, method in {(row["grid"], row["method"]) for row in rows}:
-        mine = {
-            r["domain"]: float(r["accuracy"])
-            for r in rows
-            if (r["grid"], r["method"]) == (grid, method)
-        }
-        mean = mine.pop("mean")
-        assert np.mean(list(mine.values())) == pytest.approx(mean, abs=0.11)
-    other = dict(rows[0], grid="pacs-domainbed", backbone="ViT-B", method="ERM", accuracy="90.0")
-    monkeypatch.setattr(ddm.bench.csv, "DictReader", lambda file: iter([*rows, other]))
-    assert published("pacs-domainbed").count("### Published") == 2
-
-
 def test_shards_part_the_runs(images, tmp_path):
     grid = Grid.load(write_grid(tmp_path / "g.yaml", images, seeds=[0, 1, 2]))
     names = [run.name for run in grid.runs]
@@ -194,48 +163,6 @@ def test_shards_part_the_runs(images, tmp_path):
     parts = [run.name for part in range(1, 5) for run in grid.shard(part, 4)]
     assert sorted(parts) == sorted(names)
     assert [len(grid.shard(part, 4)) for part in range(1, 5)] == [2, 2, 1, 1]
-
-
-def record(variant, seed, values):
-    rows = []
-    for (_, measure, trained_on, side), value in zip(COLUMNS, values, strict=True):
-        for domain, shift in (("a", 0.02), ("b", -0.02), ("mean", 0.5)):
-            rows.append(
-                dict(
-                    measure=measure,
-                    trained_on=trained_on,
-                    side=side,
-                    portion="all",
-                    label="class" if measure in ("linear", "knn") else "x",
-                    domain=domain,
-                    value=value + shift,
-                    n=10,
-                )
-            )
-    data = dict(split_hashes=dict(train="t" * 64, val="v" * 64, test="e" * 64))
-    return dict(
-        variant=variant, held_out=["a"], seed=seed, main_label="class", rows=rows, data=data
-    )
-
-
-def test_means_errors_and_paired_tests():
-    rng = np.random.default_rng(0)
-    base = rng.uniform(0.3, 0.6, (4, len(COLUMNS)))
-    gap = rng.normal(0.03, 0.02, (4, len(COLUMNS)))
-    records = [record("plain", s, base[s]) for s in range(4)]
-    records += [record("new", s, base[s] + gap[s]) for s in range(4)]
-    text = table(["plain", "new"], records)
-    cell = next(x for x in text.splitlines() if x.startswith("| new | 4 |")).split("|")[3].strip()
-    values = 100 * (base + gap)[:, 0]
-    assert cell == f"{values.mean():.1f} ({values.std(ddof=1) / 2:.1f})"
-    line = [x for x in text.splitlines() if x.startswith("| new | 4 |")][1]
-    first = 100 * gap[:, 0]
-    error = first.std(ddof=1) / 2
-    t = first.mean() / error
-    # Student's t with three degrees of freedom, in closed form.
-    z = abs(t) / math.sqrt(3)
-    p = 1 - 2 / math.pi * (z / (1 + z * z) + math.atan(z))
-    assert line.split("|")[3].strip() == f"{first.mean():+.1f} ({error:.1f}; {p:.3f})"
 
 
 @pytest.mark.parametrize("path", sorted(OWN_GRIDS.glob("*.yaml")), ids=lambda p: p.stem)
