@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from ddm.cores import cores
 from ddm.data.base import ImageReader
 from ddm.data.checked import Memory
 from ddm.data.keys import Keys
@@ -239,7 +240,10 @@ def check_images(
     unreadable: list[tuple[int, str]] = []
     starts = range(0, len(asked), _CHECKED_AT_ONCE)
     # Threads are enough: Pillow releases the interpreter's lock while it decodes and resizes.
-    with ThreadPoolExecutor() as pool, tqdm(total=len(asked), desc=progress_desc) as progress:
+    with (
+        ThreadPoolExecutor(cores()) as pool,
+        tqdm(total=len(asked), desc=progress_desc) as progress,
+    ):
         for start, found in zip(starts, pool.map(check, starts), strict=True):
             unreadable += found
             progress.update(min(_CHECKED_AT_ONCE, len(asked) - start))
@@ -295,7 +299,7 @@ def keep_readable(
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
     enlarged = memory.enlarged.copy()
     looked_at = [i for i in which if i not in unreadable]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         enlarged[looked_at] = list(pool.map(reader.is_enlarged, looked_at))
     memory.keep(kept, enlarged)
     if len(kept) < len(keys):
