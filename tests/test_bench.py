@@ -2,6 +2,8 @@
 
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,20 @@ def test_results_of_another_grid_are_refused(done, images):
         bench(other, results)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"init": "resnet18.a1_in1k"}, {"images": "elsewhere/other"}], ids=["init", "images"]
+)
+def test_so_are_results_with_other_first_weights_or_images(done, images, changes):
+    _, results, _ = done
+    base = yaml.safe_load((results.parent / "grid.yaml").read_text())["base"]
+    other = write_grid(results.parent / "other.yaml", images, base={**base, **changes})
+    with pytest.raises(DdmError, match=rf"of another .*{next(iter(changes))}: "):
+        bench(other, results)
+    # Where the images lie is no matter.
+    moved = write_grid(results.parent / "other.yaml", f"/elsewhere/{images.name}")
+    bench(moved, results)
+
+
 def test_one_failing_run_does_not_stop_the_others(images, tmp_path):
     variants = {"bad": {"ddm.variant_dim": 500}, "coral": {}}
     grid = write_grid(tmp_path / "g.yaml", images, variants=variants)
@@ -154,6 +170,66 @@ def test_one_failing_run_does_not_stop_the_others(images, tmp_path):
         bench(grid, tmp_path / "out")
     assert (tmp_path / "out" / "coral_outline_0.json").exists()
     assert "| bad | 0 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_nor_does_one_with_a_fault_that_nobody_foresaw(images, tmp_path, monkeypatch, capsys):
+    import ddm.pretrain
+
+    whole = ddm.pretrain.finish
+
+    def finish(config):
+        if not config.ddm.enabled:
+            raise RuntimeError("out of memory")
+        return whole(config)
+
+    monkeypatch.setattr("ddm.pretrain.finish", finish)
+    grid = write_grid(tmp_path / "g.yaml", images)
+    with pytest.raises(DdmError, match=r"1 of 2 runs failed.*plain_.*RuntimeError: out of memory"):
+        bench(grid, tmp_path / "out")
+    assert (tmp_path / "out" / "coral_outline_0.json").exists()
+    assert "Traceback" in capsys.readouterr().err  # For whoever is to mend it.
+
+
+def test_a_killed_process_is_said_to_be_one(images, tmp_path, monkeypatch):
+    def killed(futures):
+        for future in futures:
+            future.cancel()
+        dead = Future()
+        dead.set_exception(BrokenProcessPool("terminated abruptly"))
+        futures[dead] = next(iter(futures.values()))
+        yield dead
+
+    monkeypatch.setattr("ddm.bench.as_completed", killed)
+    monkeypatch.setattr("ddm.bench.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("ddm.bench._attempt", lambda *_: [])
+    grid = write_grid(tmp_path / "g.yaml", images)
+    with pytest.raises(DdmError, match=r"killed, for want of memory.*fewer --jobs than 2"):
+        bench(grid, tmp_path / "out", jobs=2)
+
+
+def test_settings_of_a_variant_add_to_those_of_the_base(tmp_path):
+    grid = Grid.load(
+        write_grid(
+            tmp_path / "g.yaml",
+            "x",
+            base={"images": "x", "ddm": {"variant_dim": 7}, "finetune.steps": 9},
+            variants={"a": {"ddm": {"invariance": "coral"}, "ddm.invariance_weight": 0.5}},
+            finetune={"batch_size": 8},
+        )
+    )
+    module = grid.config(grid.runs[0], tmp_path).ddm
+    assert (module.variant_dim, module.invariance, module.invariance_weight) == (7, "coral", 0.5)
+    settings = grid.finetuning(grid.runs[0])
+    assert (settings.steps, settings.batch_size, settings.seed) == (9, 8, 0)
+
+
+def test_folds_are_runs_of_their_own(tmp_path):
+    grid = write_grid(tmp_path / "g.yaml", "x", folds=["A", "C"], held_out=[[]], seeds=[0, 1])
+    grid = Grid.load(grid)
+    assert [run.name for run in grid.runs][:4] == ["plain_A_0", "coral_A_0", "plain_C_0",
+                                                   "coral_C_0"]  # fmt: skip
+    assert len(grid.runs) == 8
+    assert grid.config(grid.runs[2], tmp_path).splits == "C"
 
 
 def test_shards_part_the_runs(images, tmp_path):
@@ -193,9 +269,27 @@ def test_grids_that_come_with_the_package(path):
         ),
         (
             dict(variants={"a": {"finetune.step": 3}}, finetune={"steps": 2}),
-            "finetune: .*unexpected keyword argument 'step'",
+            "finetune has settings this version does not know: step",
         ),
         (dict(base={"epochs": -1}), "epochs=-1 must be at least 0"),
+        (dict(base={"train_split": "training"}), 'variant plain: "train_split": Expected .*train'),
+        (dict(variants={"a": {"ddm.invariance": "corall"}}), '"ddm.invariance": .* corall'),
+        (dict(variants={"a": {"epochs": 1.5}}), 'variant a: "epochs": Expected a int.*1.5'),
+        (dict(variants={"a": {"seed": None}}), "seed is not to be set"),
+        (dict(variants={"a": {"size": None}}), "variant a: size has no value"),
+        (dict(variants={"a": {"ddm": 3}}), "ddm must hold settings by name, not 3"),
+        (dict(base=[1]), r"base must hold settings by name, not \[1\]"),
+        (dict(variants={"a": 3}), "variant a must hold settings by name, not 3"),
+        (dict(variants={"a": {1: 2}}), "variant a must hold settings by name"),
+        (dict(reserved="outline"), "reserved must be a list, not 'outline'"),
+        (dict(seeds=[0, 0]), "asks twice for coral_outline_0, plain_outline_0"),
+        (dict(folds=["A"], base={"splits": "B"}), "splits is not to be set"),
+        (dict(folds=["F"]), '"splits": Expected a Literal'),
+        (
+            dict(base={"finetune.steps": 3}),
+            "variant plain: sets finetune.steps, .* no `finetune:`",
+        ),
+        (dict(finetune={"learning_rates": 0.1}), 'finetune: "learning_rates": .*tuple'),
     ],
 )
 def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, message):

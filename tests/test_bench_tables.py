@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import ddm.bench_tables
 from ddm.bench import OWN_GRIDS, Grid
@@ -39,7 +40,7 @@ def test_published_figures_stand_apart_from_each_other(monkeypatch, tmp_path):
     assert published("pacs-domainbed").count("### Published") == 2
 
 
-def record(variant, seed, values):
+def record(variant, seed, values, held_out="a", fold=None):
     rows = []
     for (_, measure, trained_on, side), value in zip(COLUMNS, values, strict=True):
         for domain, shift in (("a", 0.02), ("b", -0.02), ("mean", 0.5)):
@@ -57,8 +58,9 @@ def record(variant, seed, values):
             )
     data = dict(split_hashes=dict(train="t" * 64, val="v" * 64, test="e" * 64))
     return dict(
-        variant=variant, held_out=["a"], seed=seed, main_label="class", rows=rows, data=data
-    )
+        variant=variant, held_out=[held_out], fold=fold, seed=seed, main_label="class", rows=rows,
+        data=data,
+    )  # fmt: skip
 
 
 def test_means_errors_and_paired_tests():
@@ -79,3 +81,29 @@ def test_means_errors_and_paired_tests():
     z = abs(t) / math.sqrt(3)
     p = 1 - 2 / math.pi * (z / (1 + z * z) + math.atan(z))
     assert line.split("|")[3].strip() == f"{first.mean():+.1f} ({error:.1f}; {p:.3f})"
+
+
+@pytest.mark.parametrize("by", ["held_out", "fold"])
+def test_errors_are_over_sets_of_held_out_domains(by):
+    # Three seeds of a domain share its images: they are no three pieces of evidence.
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.3, 0.6, (4, 3))
+    gap = rng.normal(0.03, 0.03, (4, 1)) + rng.normal(0, 0.005, (4, 3))
+    columns = np.ones(len(COLUMNS))
+    records = [
+        record(variant, seed, values[place, seed] * columns, **{by: "ABCD"[place]})
+        for variant, values in (("plain", base), ("new", base + gap))
+        for place in range(4)
+        for seed in range(3)
+    ]
+    text = table(["plain", "new"], records)
+    assert text.startswith("Errors are over sets of held-out domains, or folds;")
+    rows = [x for x in text.splitlines() if x.startswith("| new | 12 |")]
+    means, differences = rows[:2]
+    values = 100 * (base + gap).mean(1)
+    assert means.split("|")[3].strip() == f"{values.mean():.1f} ({values.std(ddof=1) / 2:.1f})"
+    gaps = 100 * gap.mean(1)
+    expected = scipy.stats.ttest_rel(gaps, np.zeros(4)).pvalue
+    assert differences.split("|")[3].strip() == (
+        f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / 2:.1f}; {expected:.3f})"
+    )

@@ -155,11 +155,11 @@ def test_standardizing_takes_place_and_scale_of_a_domain_out(dataset):
 def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):
     one_hot = np.eye(dataset.instances.max() + 1, dtype=np.float32)[dataset.instances]
     rows = SeenUnseen(dataset, ("night",)).evaluate({"all": one_hot})
-    for side, domains in (("seen", 2), ("unseen", 1)):
+    for side in ("seen", "unseen"):
         r = find(rows, measure="retrieval", side=side, domain="mean")
         tests = (dataset.splits == "test").sum() // 3
         # Each seen domain looks in the one other, the unseen one looks in both.
-        assert r["value"] == 1 and r["n"] == tests * 2 and domains
+        assert r["value"] == 1 and r["n"] == tests * 2
         assert r["chance"] == pytest.approx(1 / tests)
 
 
@@ -176,6 +176,30 @@ def test_chance_is_the_largest_class_and_of_balanced_accuracy_one_of_all(dataset
         assert r["chance"] == pytest.approx(r["value"]) == np.mean(tests == 1) > 0.5
         r = find(rows, measure="linear_balanced", trained_on="seen", side=side, domain="mean")
         assert r["chance"] == r["value"] == 0.5
+
+
+def test_chance_of_a_probe_on_the_unseen_domain_is_that_of_its_own_labels(dataset):
+    given = dataset.labels["class"]
+    night = dataset.domains.index == dataset.domains.names.index("night")
+    # Mostly the first class there, mostly the second elsewhere.
+    index = np.where(night, np.maximum(given.index - 1, 0), np.minimum(given.index, 1))
+    labels = {"class": Labels(index, given.names[:2])}
+    nothing = np.zeros((len(dataset), 3), np.float32)
+    rows = SeenUnseen(replace(dataset, labels=labels), ("night",)).evaluate({"all": nothing})
+    tests = index[night & (dataset.splits == "test")]
+    for trained_on, answer in (("seen", 1), ("own", 0)):
+        r = find(rows, measure="linear", trained_on=trained_on, side="unseen", domain="night")
+        assert r["chance"] == pytest.approx(r["value"]) == np.mean(tests == answer) != 0.5
+
+
+def test_domains_without_training_images_are_not_asked_for(dataset):
+    # As in WILDS, whose test split is of domains that no other split has.
+    night = dataset.domains.index == dataset.domains.names.index("night")
+    apart = replace(dataset, splits=np.where(night, "test", dataset.splits))
+    features = np.eye(3, dtype=np.float32)[dataset.domains.index]
+    rows = [r for r in SeenUnseen(apart, ()).evaluate({"all": features}) if r["label"] == "domain"]
+    assert {r["domain"] for r in rows} == {"filled", "outline", "mean", "pooled", "worst"}
+    assert {r["value"] for r in rows} == {1} and {r["chance"] for r in rows} == {1 / 2}
 
 
 def test_the_unseen_domain_plays_no_part_in_any_choice(dataset):
@@ -214,6 +238,10 @@ def test_features_are_stored_once_and_again_for_another_encoder(tmp_path, datase
     assert np.array_equal(embed(Mean(), dataset, 32, store, "one"), first) and Mean.calls == calls
     embed(Mean(), dataset, 32, store, "two")
     assert Mean.calls == 2 * calls
+    # A note that a full disk cut short is no reason to give up.
+    store.with_suffix(".json").write_text("")
+    assert np.array_equal(embed(Mean(), dataset, 32, store, "two"), first)
+    assert Mean.calls == 3 * calls
 
 
 @pytest.mark.parametrize(

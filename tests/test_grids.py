@@ -29,6 +29,8 @@ def shrink(name: str, variants: int) -> dict:
     grid["base"] |= SMALL | {"epochs": min(1, grid["base"]["epochs"])}
     grid["variants"] = dict(list(grid["variants"].items())[-variants:])
     grid["held_out"], grid["seeds"] = grid.get("held_out", [[]])[:1], [0]
+    if "folds" in grid:
+        grid["folds"] = grid["folds"][:2]
     if "finetune" in grid:
         grid["finetune"] |= {"steps": 2, "batch_size": 8, "learning_rates": [1e-3]}
     return grid

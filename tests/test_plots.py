@@ -36,14 +36,28 @@ def height(element):
 
 
 def line(name="photo", values=(0.5, 0.6), **more):
-    return BarLine(name, [None if v is None else Bar(v, v - 0.1, v + 0.1) for v in values], **more)
+    bars = [None if v is None else Bar(v, v - 0.1, v + 0.1, chance=0.25) for v in values]
+    return BarLine(name, bars, **more)
 
 
 def test_bars_grow_with_their_number():
-    few = svg(plots.bars([line()], ["a", "b"], "right", chance=0.25))
-    many = svg(plots.bars([line(f"d{i}") for i in range(20)], ["a", "b"], "right", chance=0.25))
+    few = svg(plots.bars([line()], ["a", "b"], "right"))
+    many = svg(plots.bars([line(f"d{i}") for i in range(20)], ["a", "b"], "right"))
     assert few.get("width") == many.get("width") == f"{72 * plots.WIDTH:g}pt"
     assert height(many) > height(few) + 19 * 30
+
+
+def test_chance_is_one_line_or_each_bars_own():
+    def dashed(*chances):
+        lines = [BarLine(f"d{i}", [Bar(0.5, 0.4, 0.6, chance=c)]) for i, c in enumerate(chances)]
+        drawn = svg(plots.bars(lines, ["a"], "right"))
+        return sum("stroke-dasharray" in (e.get("style") or "") for e in drawn.iter())
+
+    # With the one in the legend.
+    assert dashed(None) == 0
+    assert dashed(0.25, 0.25, 0.25) == dashed(0.25) == 2
+    assert dashed(0.25, 0.7, 0.3) == 4
+    assert plots.bar_limit([BarLine("x", [Bar(0.1, 0.1, 0.1, chance=0.7)])]) > 0.7
 
 
 def test_bars_of_odd_figures():

@@ -8,14 +8,17 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import StandardScaler
 
 from ddm.probe import (
     PENALTIES,
     Interval,
     LinearProbe,
+    RidgeProbe,
     bootstrap,
     knn_predict,
+    largest_class,
     paired_difference,
     summarize,
 )
@@ -73,14 +76,14 @@ def test_penalty_is_chosen_on_the_validation_data() -> None:
     assert len(chosen) > 1
 
 
-def test_probe_learns_from_the_training_data_alone() -> None:
+def test_probe_learns_from_the_training_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation = blobs(100), blobs(50, seed=1)
+    # Validation data chooses among penalties; where there is one alone they do nothing.
+    monkeypatch.setattr("ddm.probe.PENALTIES", (0.1,))
     probe = LinearProbe.fit(train, validation)
     np.testing.assert_allclose(probe.scaler.mean_, train[0].mean(0), rtol=1e-4)
-    # Validation data chooses among penalties and does nothing else.
-    other = LinearProbe.fit(train, (validation[0] * 1.01, validation[1]))
-    if other.penalty == probe.penalty:
-        np.testing.assert_array_equal(other.model.coef_, probe.model.coef_)
+    other = LinearProbe.fit(train, (validation[0] * 3 + 1, validation[1][::-1]))
+    np.testing.assert_array_equal(other.model.coef_, probe.model.coef_)
 
 
 def test_without_validation_data_the_strongest_penalty_but_one() -> None:
@@ -92,6 +95,23 @@ def test_constant_dimension() -> None:
     x, y = blobs(100)
     x[:, 2] = 7.0
     assert np.isfinite(LinearProbe.fit((x, y), (x, y)).model.coef_).all()
+
+
+def test_dimension_that_is_dead_in_training_does_not_drown_the_others() -> None:
+    # A unit that is silent on the seen domains but for rounding, and not on an unseen one.
+    x, y = blobs(100)
+    noise = np.random.default_rng(3).normal(size=(len(x), 1)).astype(np.float32)
+    silent = np.hstack([x, 1e-30 * noise])
+    loud = np.hstack([x, 1e3 * noise])
+    with np.errstate(over="raise"):
+        probe = LinearProbe.fit((silent, y), (silent, y))
+        np.testing.assert_array_equal(probe.predict(loud), probe.predict(silent))
+        ridge = RidgeProbe.fit((silent, x[:, 0]), (silent, x[:, 0]), lambda found: -found.var())
+        np.testing.assert_allclose(ridge.predict(loud), ridge.predict(silent), rtol=1e-4)
+    assert (probe.predict(loud) == LinearProbe.fit((x, y), (x, y)).predict(x)).all()
+    # Nor is anything changed where dimensions are merely of unlike size.
+    scaled = LinearProbe.fit((x * [1e-2, 1, 1, 1, 1, 1], y), (x, y))
+    np.testing.assert_allclose(scaled.scaler.scale_[0], 1e-2 * probe.scaler.scale_[0], rtol=1e-3)
 
 
 def test_one_class_cannot_be_told_apart() -> None:
@@ -217,6 +237,17 @@ def test_copies_within_a_group_tell_nothing_new() -> None:
     assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
 
 
+def test_a_single_group_says_nothing_of_others() -> None:
+    right = answers(200, 0.7)
+    (one, many), mean, _ = bootstrap([(right, np.zeros(200)), (right, np.arange(200))])
+    assert (one.low, one.value, one.high) == (0, right.mean(), 1)
+    assert 0 < many.low < mean.low < mean.high < many.high + 0.1
+    _, mean, _ = bootstrap([(right, np.zeros(200)), (~right, np.zeros(200))])
+    assert (mean.low, mean.value, mean.high) == (0, 0.5, 1)
+    found = paired_difference([(~right, right, np.zeros(200))])
+    assert (found.low, found.high) == (-1, 1) and found.value > 0
+
+
 def test_groups_reach_across_domains() -> None:
     # The same things drawn in two domains: a second drawing is no second thing.
     right = answers(200, 0.7)
@@ -249,8 +280,8 @@ def test_seed_decides() -> None:
 
 
 def test_part_that_some_resamples_miss() -> None:
-    # One group of twenty: a third of the resamples hold nothing of that part.
-    parts = [(answers(19, 0.5), np.arange(19)), (np.array([True]), np.array([19]))]
+    # Two groups of 21: an eighth of the resamples hold nothing of that part.
+    parts = [(answers(19, 0.5), np.arange(19)), (np.array([True] * 2), np.array([19, 20]))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         each, mean, worst = bootstrap(parts)
@@ -308,6 +339,37 @@ def test_summary_rows() -> None:
     ]
     assert all(r["measure"] == "linear" and r["low"] <= r["value"] <= r["high"] for r in rows)
     assert "domain" not in common
+    assert [r["groups"] for r in rows] == [4, 2, 4, 4, 2]
+
+
+def test_chance_is_what_one_answer_to_all_gets_on_each_domain() -> None:
+    """As scikit-learn's dummy classifier, which answers with the largest class of training."""
+    from sklearn.dummy import DummyClassifier
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    train = rng.choice(3, 50, p=(0.5, 0.3, 0.2))
+    dummy = DummyClassifier().fit(np.zeros((50, 1)), train)
+    # The second domain has few of that class, the third none.
+    odds = ((0.6, 0.2, 0.2), (0.1, 0.1, 0.8), (0, 0.5, 0.5))
+    truth = {
+        name: rng.choice(3, 40 + n, p=p)
+        for n, (name, p) in enumerate(zip("abc", odds, strict=True))
+    }
+    parts = {d: (t == 2, np.arange(len(t))) for d, t in truth.items()}
+    answer = largest_class(train)
+    unskilled = {d: t == answer for d, t in truth.items()}
+    for classes, measure in ((None, accuracy_score), (truth, balanced_accuracy_score)):
+        rows = {r["domain"]: r for r in summarize({}, parts, 0, classes, unskilled)}
+        found = {d: measure(t, dummy.predict(np.zeros((len(t), 1)))) for d, t in truth.items()}
+        for domain in truth:
+            assert rows[domain]["chance"] == pytest.approx(found[domain])
+        assert rows["mean"]["chance"] == pytest.approx(np.mean([*found.values()]))
+        together = np.concatenate([*truth.values()])
+        expected = measure(together, dummy.predict(np.zeros((len(together), 1))))
+        assert rows["pooled"]["chance"] == pytest.approx(expected)
+        worst = min(truth, key=lambda d: rows[d]["value"])
+        assert rows["worst"]["chance"] == rows[worst]["chance"]
 
 
 def test_summary_rows_balanced() -> None:

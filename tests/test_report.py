@@ -317,6 +317,26 @@ def test_nothing_to_measure(tmp_path):
     assert "there is nothing to measure" in page.text
 
 
+def test_labels_that_no_probe_could_learn(tmp_path):
+    dataset = make_dataset(instances=False)
+    run = make_run(tmp_path / "a", dataset, enabled=False)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "rows": []}))
+    page = Page(write(tmp_path, dataset, run))
+    assert "nothing to measure yet: these images have labels, but a probe needs" in page.text
+    assert "No accuracy was measured: these images have labels" in page.text
+    assert "no labels" not in page.text
+
+
+def test_few_groups_are_named(tmp_path):
+    dataset = make_dataset()
+    many = Page(write(tmp_path, dataset, make_run(tmp_path / "a", dataset)))
+    assert "fewer than" not in many.text
+    few = replace(dataset, groups=dataset.groups % 3)
+    page = Page(write(tmp_path, few, make_run(tmp_path / "b", few)))
+    assert "the test images of photo, sketch, print are in fewer than 10 groups" in page.text
+
+
 def test_nothing_held_out(tmp_path):
     dataset = make_dataset()
     run = make_run(tmp_path / "a", dataset, unseen=())
@@ -410,6 +430,11 @@ def test_images_are_opened_as_configured(tmp_path, pair, monkeypatch):
     output = write_report(runs, tmp_path / "folder")
     assert output == tmp_path / "folder" / "report.html" and output.exists()
     assert asked == [("/home/someone/things", 64, 3, False, "drawn")]
+    # Where domains are discovered a folder is a heap: that is another way of reading it.
+    heap = make_run(tmp_path / "heap", dataset, domains="discover")
+    asked.clear()
+    write_report([heap, runs[0]], tmp_path / "folder")
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("missing", ["results.json", "predictions.parquet", "features.npy"])

@@ -1,6 +1,7 @@
 """The protocol of WILDS: its splits, its scores, from the command to the table."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,12 @@ import yaml
 
 import wilds_trees
 from ddm.bench import bench
-from ddm.config import ModuleConfig, PretrainConfig
+from ddm.config import FinetuneConfig, ModuleConfig, PretrainConfig
 from ddm.data.wilds import load_wilds
 from ddm.data.wilds.metrics import wilds_score
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate, summary_table
+from ddm.finetune import finetune
 from ddm.pretrain import pretrain
 from ddm.probe import RidgeProbe
 from ddm.protocols import WildsSplits
@@ -91,7 +93,7 @@ def test_from_the_images_to_the_table(tmp_path):
         for r in record["rows"]
         if (r["measure"], r["side"], r["portion"]) == ("wilds", "test", "all")
     ]
-    heads, _, cells = (line.split("|") for line in text.splitlines()[2:5])
+    heads, _, cells = (line.split("|") for line in text.splitlines()[4:7])
     assert cells[heads.index(" test: accuracy ")].split()[0] == f"{100 * row['value']:.1f}"
 
 
@@ -111,7 +113,32 @@ def test_report_and_summary_of_such_a_run(tmp_path):
     text = summary_table(evaluate(run.path)["rows"])
     lines = [line for line in text.splitlines() if line.startswith("wilds class, accuracy")]
     assert [line.split()[3] for line in lines] == ["id_val", "val", "test"]
-    assert write_report([run.path], tmp_path / "report.html")
+    page = write_report([run.path], tmp_path / "report.html").read_text("utf-8")
+    said = " ".join(page.split())
+    row = next(
+        r for r in json.loads(run.results_file.read_text())["rows"]
+        if (r["measure"], r["side"], r["portion"]) == ("wilds", "test", "all")
+    )  # fmt: skip
+    assert (
+        f"On the test split of WILDS the official score (accuracy) is {100 * row['value']:.1f}%"
+        in said
+    )
+    assert "read on its other splits by the official score, accuracy" in said
+    # They have labels, and domains that took no part; the probe for the domain asks for no others.
+    assert "no labels that a probe" not in said and "No domain was held out" not in said
+    leakage = [
+        r for r in json.loads(run.results_file.read_text())["rows"] if r["label"] == "domain"
+    ]
+    assert leakage and "hospital 2" not in {r["domain"] for r in leakage}
+    settings = FinetuneConfig(fractions=(0.05,), steps=1)
+    sides = {r["domain"]: r["side"] for r in finetune(run.path, settings)["rows"]}
+    assert sides["hospital 2"] == "unseen" and sides["hospital 0"] == "seen"
+    two = write_report([run.path, copy_of(run.path)], tmp_path / "two.html").read_text("utf-8")
+    assert "no paired interval" in two and "evaluated on different images" not in two
+
+
+def copy_of(run):
+    return shutil.copytree(run, run.with_name("other"))
 
 
 def test_folds_are_povertys(tmp_path):

@@ -10,13 +10,14 @@ A grid is a YAML file::
     held_out: [[twemoji], [openmoji-line]]         # domains left out, one set a run
     seeds: [0, 1, 2]
     reserved: [noto-mono]                          # take no part in anything
+    folds: [A, B, C, D, E]                         # of WILDS' poverty (splits), one a run
     finetune: {fractions: [0.01, 1.0]}             # label fractions too, if given (ddm finetune)
 
-Every variant is run for every set of held-out domains and every seed. Where each such set has
-images of its own, ``{held_out}`` in their name stands for its domains, joined by ``+``. Reserved
-domains are held out too, and no figure of theirs is kept, so that nothing can be chosen on them.
-Beside the runs' files ``manifest.yaml`` says what was run on which images: the grid, and a hash of
-each split.
+Every variant is run for every set of held-out domains, every fold and every seed. Where each such
+set has images of its own, ``{held_out}`` in their name stands for its domains, joined by ``+``.
+Reserved domains are held out too, and no figure of theirs is kept, so that nothing can be chosen on
+them. Beside the runs' files ``manifest.yaml`` says what was run on which images: the grid, and a
+hash of each split.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,7 +45,7 @@ from ddm.probe import SUMMARIES
 
 #: Protocols as grids.
 OWN_GRIDS = Path(__file__).parent / "grids"
-_KEYS = ("base", "variants", "held_out", "seeds", "reserved", "finetune")
+_KEYS = ("base", "variants", "held_out", "seeds", "reserved", "folds", "finetune")
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,21 @@ class BenchRun:
         variant: its name in the grid.
         held_out: the domains left out, without the reserved ones.
         seed: of everything random.
+        fold: of WILDS' poverty; None where the grid has no folds.
     """
 
     variant: str
     held_out: tuple[str, ...]
     seed: int
+    fold: str | None = None
 
     @property
     def name(self) -> str:
         """What its files are called."""
-        return f"{self.variant}_{'+'.join(self.held_out) or 'none'}_{self.seed}"
+        left_out = "+".join(self.held_out) or self.fold or "none"
+        if self.held_out and self.fold:
+            left_out += f"_{self.fold}"
+        return f"{self.variant}_{left_out}_{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Grid:
         held_out: sets of domains to leave out.
         seeds: seeds.
         reserved: domains that take no part.
+        folds: of WILDS' poverty, which take the place of ``splits``; none elsewhere.
         finetune: settings of the label fractions; None for none.
     """
 
@@ -85,6 +94,7 @@ class Grid:
     held_out: tuple[tuple[str, ...], ...]
     seeds: tuple[int, ...]
     reserved: tuple[str, ...]
+    folds: tuple[str, ...] = ()
     finetune: FinetuneConfig | None = None
 
     @classmethod
@@ -117,6 +127,10 @@ class Grid:
             raise DdmError(
                 f"{path} has {', '.join(sorted(map(str, strange)))}; known are {', '.join(_KEYS)}"
             )
+        parts = [(f"variant {name}", part) for name, part in values["variants"].items()]
+        for where, part in [("base", values.get("base")), *parts]:
+            if not isinstance(part or {}, dict) or not all(isinstance(k, str) for k in part or {}):
+                raise DdmError(f"{path}: {where} must hold settings by name, not {part!r}")
         seeds = values.get("seeds", [0])
         if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) for s in seeds):
             raise DdmError(f"{path}: seeds must be a list of integers, such as [0, 1, 2]")
@@ -126,6 +140,9 @@ class Grid:
                 f"{path}: held_out must be a list of lists, one list of domains a run: "
                 "[[photo], [sketch]]"
             )
+        for name in ("reserved", "folds"):
+            if not isinstance(values.get(name) or [], list):
+                raise DdmError(f"{path}: {name} must be a list, not {values[name]!r}")
         base = dict(values.get("base") or {})
         if images is not None:
             base["images"] = images
@@ -136,6 +153,7 @@ class Grid:
             tuple(tuple(map(str, h)) for h in held_out) or ((),),
             tuple(seeds),
             tuple(map(str, values.get("reserved") or ())),
+            tuple(map(str, values.get("folds") or ())),
             _finetune_config(path, values.get("finetune")),
         )
         for run in grid.runs:  # Every wrong setting is found before the first run starts.
@@ -143,15 +161,23 @@ class Grid:
                 raise DdmError(f"{path}: {run.name!r} cannot be a file's name; rename the variant")
             grid.config(run, Path("unused"))
             grid.finetuning(run)
+        every = [run.name for run in grid.runs]
+        twice = sorted({name for name in every if every.count(name) > 1})
+        if twice:
+            raise DdmError(
+                f"{path} asks twice for {', '.join(twice)}: each seed, fold and set of held-out "
+                "domains is to be named once"
+            )
         return grid
 
     @property
     def runs(self) -> list[BenchRun]:
         """All runs: seed by seed, so that an interrupted grid has something to compare."""
         return [
-            BenchRun(variant, held_out, seed)
+            BenchRun(variant, held_out, seed, fold)
             for seed in self.seeds
             for held_out in self.held_out
+            for fold in self.folds or (None,)
             for variant in self.variants
         ]
 
@@ -167,19 +193,23 @@ class Grid:
         """
         module: dict[str, Any] = {}
         settings: dict[str, Any] = {}
-        for name, value in {**self.base, **self.variants[run.variant]}.items():
+        for name, value in [*self.base.items(), *self.variants[run.variant].items()]:
             if name.startswith("finetune."):
                 continue
             if name.startswith("ddm."):
                 module[name.removeprefix("ddm.")] = value
-            elif name == "ddm" and isinstance(value, dict):
+            elif name == "ddm":
+                if not isinstance(value, dict):
+                    raise DdmError(f"{self.path}: ddm must hold settings by name, not {value!r}")
                 module |= value
             else:
                 settings[name] = value
-        for name in ("output", "seed", "held_out"):
+        for name in ("output", "seed", "held_out", *(["splits"] if self.folds else [])):
             if name in settings:
                 raise DdmError(f"{self.path}: {name} is not to be set; the grid sets it")
         settings |= {"output": str(output), "seed": run.seed, "ddm": module}
+        if run.fold is not None:
+            settings["splits"] = run.fold
         settings["held_out"] = [*run.held_out, *self.reserved]
         if "images" in settings:
             left_out = "+".join(run.held_out)
@@ -195,7 +225,7 @@ class Grid:
         prefix = "finetune."
         own = {
             name.removeprefix(prefix): value
-            for name, value in self.variants[run.variant].items()
+            for name, value in {**self.base, **self.variants[run.variant]}.items()
             if name.startswith(prefix)
         }
         if self.finetune is None:
@@ -205,21 +235,13 @@ class Grid:
                     "grid has no `finetune:`; add it"
                 )
             return None
-        changed = _finetune_config(self.path, {**asdict(self.finetune), **own})
-        assert changed is not None
+        where = f"{self.path}, variant {run.variant}, finetune"
+        changed = FinetuneConfig.from_dict({**asdict(self.finetune), **own}, where)
         return replace(changed, seed=run.seed)
 
 
 def _finetune_config(path: Path, values: Any) -> FinetuneConfig | None:
-    if values is None:
-        return None
-    try:
-        lists: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return FinetuneConfig(**lists)
-    except (TypeError, AttributeError) as error:
-        raise DdmError(f"{path}: finetune: {error}") from None
+    return None if values is None else FinetuneConfig.from_dict(values, f"{path}, finetune")
 
 
 def bench(
@@ -272,7 +294,13 @@ def bench(
             futures = {pool.submit(_attempt, grid, run, output, keep_runs): run for run in todo}
             for number, future in enumerate(as_completed(futures), 1):
                 print(f"[{number}/{len(todo)}] {futures[future].name}", flush=True)
-                failed += future.result()
+                try:
+                    failed += future.result()
+                except BrokenProcessPool:
+                    raise DdmError(
+                        "the process of a run was killed, for want of memory perhaps; what is done "
+                        f"is in {output}: run it again, with fewer --jobs than {jobs}"
+                    ) from None
                 _write_table(grid, output)
     text = _write_table(grid, output)
     if failed:
@@ -288,7 +316,10 @@ def _is_done(grid: Grid, run: BenchRun, output: Path) -> bool:
         return False
     record = json.loads(path.read_text("utf-8"))
     theirs = PretrainConfig.from_dict(record["config"], str(path))
-    changed = differences(theirs, grid.config(run, Path(theirs.output)))
+    config = grid.config(run, Path(theirs.output))
+    changed = differences(theirs, config)
+    if Path(theirs.images).name != Path(config.images).name:
+        changed.append(f"images: {theirs.images} / {config.images}")
     settings = grid.finetuning(run)
     mine = None if settings is None else json.loads(json.dumps(asdict(settings)))
     if record.get("finetune", mine) != mine:
@@ -307,6 +338,9 @@ def _attempt(grid: Grid, run: BenchRun, output: Path, keep_runs: bool) -> list[s
         execute(grid, run, output, keep_runs)
     except DdmError as error:
         return [f"{run.name}: {error}"]
+    except Exception as error:  # A fault of ours, or a device without memory: the others go on.
+        traceback.print_exc()
+        return [f"{run.name}: {type(error).__name__}: {error}"]
     return []
 
 
@@ -322,7 +356,8 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
     folder = RunFolder(output / "runs" / run.name)
     began = time.monotonic()
     config = grid.config(run, folder.path)
-    finished = folder.encoder_file.exists()
+    # Of a run that goes on, or was kept, the time is not known.
+    begun = folder.checkpoint_file.exists() or folder.encoder_file.exists()
     if not folder.config_file.exists():
         shutil.rmtree(folder.path, ignore_errors=True)
     finish(config)
@@ -341,13 +376,13 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
     record = {
         "variant": run.variant,
         "held_out": list(run.held_out),
+        "fold": run.fold,
         "seed": run.seed,
         "config": asdict(config),
         "finetune": None if settings is None else asdict(settings),
         "data": results["data"],
         "main_label": next(iter(results["data"]["labels"]), None),
-        # Not of a run that was kept from before.
-        "train_seconds": None if finished else trained - began,
+        "train_seconds": None if begun else trained - began,
         "evaluate_seconds": time.monotonic() - trained,
         "rows": kept,
         **environment(),
@@ -359,11 +394,9 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
 
 
 def _write_table(grid: Grid, output: Path) -> str:
-    records = []
-    for run in grid.runs:
-        path = output / f"{run.name}.json"
-        if path.exists():
-            records.append(json.loads(path.read_text("utf-8")))
+    paths = [output / f"{run.name}.json" for run in grid.runs]
+    paths = [path for path in paths if path.exists()]
+    records = [json.loads(path.read_text("utf-8")) for path in paths]
     text = table(list(grid.variants), records) + published(grid.path.stem)
     manifest = {
         "grid": {
@@ -372,14 +405,13 @@ def _write_table(grid: Grid, output: Path) -> str:
             "held_out": grid.held_out,
             "seeds": grid.seeds,
             "reserved": grid.reserved,
+            "folds": grid.folds,
             "finetune": None if grid.finetune is None else asdict(grid.finetune),
         },
         "data": distinct([r["data"] for r in records]),
         "versions": distinct([r["versions"] for r in records]),
         "machines": distinct([r["machine"] for r in records]),
-        "done": [
-            f"{r['variant']}_{'+'.join(r['held_out']) or 'none'}_{r['seed']}" for r in records
-        ],
+        "done": [path.stem for path in paths],
     }
     with atomic(output / "manifest.yaml") as temporary:
         plain = json.loads(json.dumps(manifest))  # Without Python's tuples.

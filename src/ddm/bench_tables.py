@@ -77,8 +77,10 @@ def distinct(values: Sequence[Any]) -> list[Any]:
 def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
     """Means over runs with their standard error, and paired differences from the first variant.
 
-    A pair are two runs of the same seed and the same held-out domains; the test is a t-test on the
-    paired differences (two-sided).
+    A pair are two runs of the same seed, fold and held-out domains. Runs with the same held-out
+    domains share their images, so that they are averaged first; errors, and a t-test on the paired
+    differences (two-sided), are over the sets of held-out domains, or folds. Where there is one
+    set alone they are over seeds.
 
     Args:
         variants: names, the baseline first.
@@ -88,7 +90,13 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         Markdown: for each portion of the features one table of means and one of differences; the
         unseen domains one by one; and the hashes of the splits.
     """
-    blocks = []
+    sets = distinct([(r["held_out"], r.get("fold")) for r in records])
+    blocks = [
+        "Errors are over sets of held-out domains, or folds; the seeds of each are averaged first, "
+        "since they share its images."
+        if len(sets) > 1
+        else "Errors are over seeds."
+    ]
     for portion, title in _PORTIONS.items():
         columns = [*_wilds(records), *COLUMNS]
         columns += _label_fractions(records) if portion == "all" else ()
@@ -100,7 +108,7 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         columns = columns or list(COLUMNS)
         figures = {
             name: {
-                (tuple(r["held_out"]), r["seed"]): _figures(r, portion, columns)
+                (tuple(r["held_out"]), r.get("fold"), r["seed"]): _figures(r, portion, columns)
                 for r in records
                 if r["variant"] == name
             }
@@ -109,13 +117,13 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         head = ["variant", "runs", *(column[0] for column in columns)]
         rows = []
         for name in variants:
-            values = np.array(list(figures[name].values())).reshape(-1, len(columns))
-            rows.append([name, str(len(values)), *map(_mean, values.T)])
+            values = _independent(figures[name]).reshape(-1, len(columns))
+            rows.append([name, str(len(figures[name])), *map(_mean, values.T)])
         blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
         rows = []
         for name in variants[1:]:
-            pairs = sorted(set(figures[name]) & set(figures[variants[0]]))
-            gaps = np.array([figures[name][p] - figures[variants[0]][p] for p in pairs])
+            pairs = [p for p in figures[name] if p in figures[variants[0]]]
+            gaps = _independent({p: figures[name][p] - figures[variants[0]][p] for p in pairs})
             gaps = gaps.reshape(-1, len(columns))
             rows.append([name, str(len(pairs)), *map(_difference, gaps.T)])
         if rows:
@@ -125,6 +133,18 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         if _has(records, "all", column):
             blocks.append(_by_domain(variants, records, column))
     return "\n\n".join([*blocks, _splits(records)]) + "\n"
+
+
+def _independent(
+    figures: Mapping[tuple[tuple[str, ...], str | None, int], np.ndarray[Any, Any]],
+) -> np.ndarray[Any, Any]:
+    """The figures of each set of held-out domains, seeds averaged; of each seed for one set."""
+    sets: dict[tuple[Any, ...], list[np.ndarray[Any, Any]]] = {}
+    for (held_out, fold, _), values in figures.items():
+        sets.setdefault((held_out, fold), []).append(values)
+    if len(sets) < 2:
+        return np.array(list(figures.values()))
+    return np.array([np.mean(values, axis=0) for values in sets.values()])
 
 
 def _by_domain(

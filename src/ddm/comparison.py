@@ -20,7 +20,7 @@ import pandas as pd
 from ddm import plots
 from ddm.config import PretrainConfig, differences
 from ddm.errors import DdmError
-from ddm.probe import Interval, Row, paired_difference
+from ddm.probe import SUMMARIES, Interval, Row, paired_difference
 from ddm.run_folder import RunFolder
 
 PORTIONS = {
@@ -38,6 +38,16 @@ MEASURES = {
     "retrieval": "retrieval",
     "leakage": "leakage",
 }
+#: In the order of a report.
+WILDS_SPLITS = ("id_val", "val", "id_test", "test")
+#: Below so many groups of images bootstrap intervals hold less than 90% of what they should.
+FEW_GROUPS = 10
+#: Why there is no accuracy though there are labels.
+NOT_PROBED = (
+    "these images have labels, but a probe needs training images of two classes at least, in "
+    "domains that are known. Give each image a domain (in a manifest, a column domain; one name "
+    "for all will do)."
+)
 #: Measure, label, portion, trained_on, side.
 Key = tuple[str, str, str, str, str]
 
@@ -94,9 +104,12 @@ class Run:
         names = self.results["data"]["domains"]
         return (*(d for d in names if d not in self.unseen), *self.unseen)
 
-    def find(self, figure: Key, domain: str = "mean", side: str | None = None) -> Row | None:
-        """The row of a figure; None where there is none."""
-        return self.rows.get((*figure[:4], side or figure[4], domain))
+    def find(self, figure: Key, domain: str | None = None, side: str | None = None) -> Row | None:
+        """The row of a figure, by default of the mean over domains; None where there is none."""
+        side = side or figure[4]
+        # WILDS' scores are of a split, whatever the domains in it.
+        domain = domain or (side if figure[0] == "wilds" else "mean")
+        return self.rows.get((*figure[:4], side, domain))
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:
@@ -171,9 +184,12 @@ def headline(runs: Sequence[Run]) -> list[str]:
     """What the report comes to, in a sentence or three; the rule is the same whoever wins.
 
     All features of each run are compared, on the unseen domains where there are any, by the linear
-    probe where there are labels, else by retrieval, else by how well the domain is found.
+    probe where there are labels, else by retrieval, else by how well the domain is found; in WILDS
+    by the official score on its test split.
     """
     figure = _main_figure(runs)
+    if figure is None and labelled(runs):
+        return [f"There is nothing to measure yet: {NOT_PROBED}"]
     if figure is None:
         return [
             "These images have neither labels, nor instances, nor two domains that were trained "
@@ -181,7 +197,8 @@ def headline(runs: Sequence[Run]) -> list[str]:
         ]
     found = [(run, run.find(figure)) for run in runs]
     shown = [(run, row) for run, row in found if row is not None]
-    sentences = [f"{_where(figure, shown[0][0], len(shown))} {_what(figure)} {_values(shown)}"]
+    where, what = _where(figure, shown[0][0], len(shown)), _what(figure, shown[0][1])
+    sentences = [f"{where} {what} {_values(shown)}"]
     if len(shown) < 2:
         run, row = shown[0]
         seen = run.find(figure, side="seen") if figure[4] == "unseen" else None
@@ -194,6 +211,10 @@ def headline(runs: Sequence[Run]) -> list[str]:
     if figure[0] == "leakage":
         sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
         sentences.append("No labels tell whether that helps or hurts.")
+        return sentences
+    if figure[0] == "wilds":
+        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        sentences.append("An official score is not taken image by image: no paired interval.")
         return sentences
     (first, _), (second, _) = shown
     interval = paired(first, second, figure, figure)
@@ -208,6 +229,9 @@ def headline(runs: Sequence[Run]) -> list[str]:
 
 def _main_figure(runs: Sequence[Run]) -> Key | None:
     """The figure of the headline: the first of these that every run has."""
+    wilds = wilds_figure(runs)
+    if wilds is not None:
+        return wilds
     label = main_label(runs)
     candidates: list[Key] = []
     for side in ("unseen", "seen"):
@@ -223,6 +247,20 @@ def _main_figure(runs: Sequence[Run]) -> Key | None:
     return None
 
 
+def wilds_figure(runs: Sequence[Run]) -> Key | None:
+    """The official score on WILDS' test split; None where not every run has it."""
+    for measure, label, portion, trained_on, side, _ in runs[0].rows:
+        figure = measure, label, portion, trained_on, side
+        if (measure, portion, side) == ("wilds", "all", "test"):
+            return figure if all(run.find(figure) for run in runs) else None
+    return None
+
+
+def labelled(runs: Sequence[Run]) -> bool:
+    """Whether the images have labels, probed or not."""
+    return any(run.results["data"]["labels"] for run in runs)
+
+
 def main_label(runs: Sequence[Run]) -> str | None:
     """The first way of naming the content that every run was probed on."""
     for label in runs[0].results["data"]["labels"]:
@@ -234,6 +272,8 @@ def main_label(runs: Sequence[Run]) -> str | None:
 def _where(figure: Key, run: Run, runs: int) -> str:
     if figure[0] == "leakage":
         return "On the domains that it was trained on" if runs == 1 else "On the seen domains"
+    if figure[0] == "wilds":
+        return "On the test split of WILDS"
     names = run.unseen if figure[4] == "unseen" else run.domains[: -len(run.unseen) or None]
     if len(names) == 1:
         return f"On the {figure[4]} domain {names[0]}"
@@ -241,26 +281,26 @@ def _where(figure: Key, run: Run, runs: int) -> str:
     return f"On average over the {len(names)} {figure[4]} domains{listed}"
 
 
-def _what(figure: Key) -> str:
+def _what(figure: Key, row: Row) -> str:
     if figure[0] == "linear":
         return "the probe trained on the seen domains is right for"
     if figure[0] == "retrieval":
         return "the nearest image of another domain shows the same thing for"
+    if figure[0] == "wilds":
+        return f"the official score ({row['score']}) is"
     return "a fresh probe finds the domain of"
 
 
 def _values(shown: Sequence[tuple[Run, Row]]) -> str:
+    of = "" if shown[0][1]["measure"] == "wilds" else " of the images"
     if len(shown) == 1:
         row = shown[0][1]
-        return f"{percent(row['value'])} of the images (95% interval {span(row)})"
+        return f"{percent(row['value'])}{of} (95% interval {span(row)})"
     if _is_comparison([run.config for run, _ in shown]):
         (_, without), (_, having) = shown
-        return (
-            f"{percent(having['value'])} of the images with DDM "
-            f"and {percent(without['value'])} without"
-        )
+        return f"{percent(having['value'])}{of} with DDM and {percent(without['value'])} without"
     parts = [f"{percent(row['value'])} ({run.name})" for run, row in shown]
-    return f"{', '.join(parts[:-1])} and {parts[-1]} of the images"
+    return f"{', '.join(parts[:-1])} and {parts[-1]}{of}"
 
 
 def _conclusion(interval: Interval, first: Run, second: Run) -> str:
@@ -391,12 +431,30 @@ def caveats(runs: Sequence[Run]) -> list[str]:
                 f"{run.name}: pre-trained on all images (--train_split all), the test images too; "
                 "figures on seen domains are not those of new images."
             )
-    if not first.unseen:
+        few = _few_groups(run)
+        if few:
+            notes.append(
+                f"{run.name}: the test images of {few} are in fewer than {FEW_GROUPS} groups of "
+                "images that belong together. Intervals over so few are too narrow, and a single "
+                "group says nothing of others."
+            )
+    if not first.unseen and wilds_figure(runs) is None:
         notes.append(
             "No domain was held out, so nothing here says how the features fare on a new one; "
             "pre-train with --held_out to find out."
         )
     return notes
+
+
+def _few_groups(run: Run) -> str:
+    """The domains whose figures rest on few groups."""
+    few = {
+        row["domain"]: None
+        for row in run.results["rows"]
+        # Results of earlier versions do not say.
+        if row["domain"] not in SUMMARIES and row.get("groups", FEW_GROUPS) < FEW_GROUPS
+    }
+    return ", ".join(few)
 
 
 def percent(value: float) -> str:

@@ -5,7 +5,9 @@ Nothing heavy is imported here, so that ``ddm --help`` answers at once.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -188,20 +190,13 @@ class PretrainConfig:
 
     @classmethod
     def from_dict(cls, values: Any, where: str) -> PretrainConfig:
-        """Build from plain values; ``where`` names their source in errors."""
-        module = values.get("ddm", {}) if isinstance(values, dict) else None
-        if not isinstance(values, dict) or not isinstance(module, dict):
-            raise DdmError(f"{where} does not hold a configuration; restore it")
-        for part, known in ((values, cls), (module, ModuleConfig)):
-            unknown = set(part) - {f.name for f in fields(known)}
-            if unknown:
-                raise DdmError(
-                    f"{where} has settings this version does not know: {', '.join(sorted(unknown))}"
-                )
-        try:
-            return cls(**{**values, "ddm": ModuleConfig(**module)})
-        except TypeError as error:
-            raise DdmError(f"{where} has a value of the wrong type ({error}); restore it") from None
+        """Build from plain values; ``where`` names their source in errors.
+
+        Raises:
+            DdmError: a setting that does not exist, or a value that it cannot have.
+        """
+        typed = _typed(cls, values, where)
+        return cls(**{**typed, "ddm": ModuleConfig(**typed["ddm"])})
 
 
 @dataclass(frozen=True)
@@ -248,18 +243,73 @@ class FinetuneConfig:
                 f"{', '.join(get_args(Invariance))}"
             )
 
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> FinetuneConfig:
+        """Build from plain values; ``where`` names their source in errors.
+
+        Raises:
+            DdmError: a setting that does not exist, or a value that it cannot have.
+        """
+        return cls(**_typed(cls, values, where))
+
+
+def _typed(kind: Any, values: Any, where: str) -> dict[str, Any]:
+    """All settings, with the types that they are declared with; what is not given is the default.
+
+    Files are held to what the command line is held to, by the same library.
+    """
+    if not isinstance(values, dict):
+        raise DdmError(f"{where} does not hold a configuration; restore it")
+    module = values.get("ddm", {})
+    parts: list[tuple[str, Any, type]] = [("", values, kind)]
+    if kind is PretrainConfig:
+        parts.append(("ddm.", module, ModuleConfig))
+    for prefix, part, settings in parts:
+        if not isinstance(part, dict):
+            raise DdmError(f"{where}: {prefix.rstrip('.')} must hold settings by name, not {part}")
+        known = {f.name: f for f in fields(settings)}
+        unknown = {str(name) for name in part} - set(known)
+        if unknown:
+            raise DdmError(
+                f"{where} has settings this version does not know: {', '.join(sorted(unknown))}"
+            )
+        for name, value in part.items():
+            if value is None and known[name].default is not None:
+                raise DdmError(f"{where}: {prefix}{name} has no value; give one or leave it out")
+    from jsonargparse import ArgumentError
+
+    try:
+        typed: dict[str, Any] = _parser(kind).parse_object(values).as_dict()
+    except ArgumentError as error:
+        message = " ".join(str(error).split()).removeprefix("Parser key ")
+        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "")
+        raise DdmError(f"{where}: {message}") from None
+    return typed
+
+
+@cache
+def _parser(kind: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, as_group=False)
+    return parser
+
 
 def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:
     """What distinguishes two configurations, as ``name: this / that``.
 
     Where the run, its images and its first weights lie and on what it computes are not counted.
-    (That the images are the same ones is checked by their names, which the run keeps.)
+    (That the images are the same ones is checked by their names, which the run keeps. First weights
+    are taken for the same ones where model, or file and folder, have the same name.)
     """
-    free = {"output", "images", "init", "workers", "accelerator", "checkpoint_steps"}
+    free = {"output", "images", "workers", "accelerator", "checkpoint_steps"}
 
     def flat(config: PretrainConfig) -> dict[str, Any]:
         values = asdict(config)
         module = values.pop("ddm")
+        if config.init is not None:
+            values["init"] = "/".join(Path(config.init).parts[-2:])
         return {**values, **{f"ddm.{k}": v for k, v in module.items()}}
 
     a, b = flat(one), flat(other)

@@ -48,7 +48,7 @@ def embed(
     keys = hashlib.sha256("\n".join(dataset.keys).encode()).hexdigest()
     about = {"encoder": fingerprint, "keys": keys, "size": size}
     note = store.with_suffix(".json")
-    if store.exists() and note.exists() and json.loads(note.read_text("utf-8")) == about:
+    if store.exists() and _said(note) == about:
         return _open(store)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = encoder.to(device).eval()
@@ -75,8 +75,18 @@ def embed(
                 array = new_array(temporary, shape, np.float32)
             array[index.numpy()] = features.numpy()
         array.flush()
-    note.write_text(json.dumps(about), encoding="utf-8")
+    with atomic(note) as temporary:
+        temporary.write_text(json.dumps(about), encoding="utf-8")
     return _open(store)
+
+
+def _said(note: Path) -> dict[str, Any] | None:
+    """What a store holds; None where nobody can say, so that it is to be written anew."""
+    try:
+        said: dict[str, Any] = json.loads(note.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return said
 
 
 def _open(store: Path) -> NDArray[np.float32]:

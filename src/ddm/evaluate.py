@@ -43,7 +43,7 @@ def evaluate(
         from. The unseen domains are those that the run held out.
 
     Raises:
-        DdmError: not a finished run, or images that have changed since.
+        DdmError: not a finished run, or other images (by their names) than it was trained on.
     """
     run, config = RunFolder.open(run_path)
     encoder, spec, variant_dim = load_encoder(run.encoder_file)
@@ -81,6 +81,11 @@ def evaluate(
             )
         if not wilds:  # Linear probes alone are read there, and they scale features themselves.
             portions["whitened"] = whitening(features)
+    if dataset.labels and not wilds and not dataset.domains.num_domains:
+        tell(
+            f"{dataset.name} has labels but no domains, so that no probe is trained: give each "
+            "image a domain (in a manifest, a column domain; one name for all will do)"
+        )
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:

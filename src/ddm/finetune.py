@@ -37,7 +37,7 @@ from ddm.evaluate import describe, environment
 from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.objectives import INVARIANCE, DomainBatch
-from ddm.probe import LinearProbe, Row, majority_accuracy, summarize
+from ddm.probe import LinearProbe, Row, largest_class, summarize
 from ddm.run_folder import RunFolder
 from ddm.views import ViewSettings, plain_view, random_view
 
@@ -124,8 +124,8 @@ class Finetuner:
         names = self.dataset.labels[self.label].names
         model = Classifier(copy.deepcopy(self.encoder), self.feature_dim, len(names)).to(device)
         present = np.unique(self.dataset.domains.index[train])
-        domain_number = np.full(self.dataset.domains.num_domains + 1, -1)
-        domain_number[present[present >= 0]] = np.arange((present >= 0).sum())
+        domain_number = np.zeros(self.dataset.domains.num_domains, np.int64)
+        domain_number[present] = np.arange(len(present))
         objective = None
         if config.invariance != "none":
             objective = INVARIANCE[config.invariance](self.feature_dim, len(present)).to(device)
@@ -211,8 +211,11 @@ def finetune(
     if not dataset.labels:
         raise DdmError(f"{dataset.name} has no class labels, which label fractions need")
     label, labels = next(iter(dataset.labels.items()))
-    unseen = tuple(pretrained.held_out)
-    seen = tuple(name for name in dataset.domains.names if name not in unseen)
+    # Of WILDS some domains have no training images, whether or not they were held out.
+    trained = np.setdiff1d(dataset.select(splits=("train",)), dataset.select(pretrained.held_out))
+    numbers = set(dataset.domains.index[trained].tolist())
+    seen = tuple(name for number, name in enumerate(dataset.domains.names) if number in numbers)
+    unseen = tuple(name for name in dataset.domains.names if name not in seen)
 
     def samples(domains: Sequence[str], split: str) -> NDArray[np.int64]:
         assert dataset is not None
@@ -229,8 +232,7 @@ def finetune(
     )
     tuner = Finetuner(encoder, features.shape[1], dataset, label, spec.image_size, config)
     rows: list[Row] = []
-    asked = samples((*seen, *unseen), "test")
-    chance = majority_accuracy(labels.index[train], labels.index[asked])
+    unskilled = largest_class(labels.index[train])
     for fraction in config.fractions:
         given = train[label_share(labels.index[train], fraction, config.seed)]
         if fraction < HEAD_ONLY_BELOW:
@@ -241,7 +243,7 @@ def finetune(
         else:
             model = tuner.run(given, validation)
         for side, domains in (("seen", seen), ("unseen", unseen)):
-            parts = {}
+            parts, chance = {}, {}
             for domain in domains:
                 test = samples((domain,), "test")
                 if not len(test):
@@ -251,17 +253,17 @@ def finetune(
                 else:
                     right = tuner.right(model, test)
                 parts[domain] = right, dataset.groups[test]
+                chance[domain] = labels.index[test] == unskilled
             common: Row = {
                 "measure": "head" if fraction < HEAD_ONLY_BELOW else "finetune",
                 "label": label,
                 "portion": "all",
                 "trained_on": f"seen {100 * fraction:g}%",
                 "side": side,
-                "chance": chance,
                 "labels_given": len(given),
             }
             if parts:
-                rows += summarize(common, parts, config.seed)
+                rows += summarize(common, parts, config.seed, unskilled=chance)
     results = {
         "run": str(run.path),
         "config": asdict(pretrained),

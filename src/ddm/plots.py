@@ -67,12 +67,14 @@ class Bar:
         low: where its interval begins.
         high: where it ends.
         reference: another figure, marked beside the bar.
+        chance: what no skill gets.
     """
 
     value: float
     low: float
     high: float
     reference: float | None = None
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,15 @@ def bars(
     lines: Sequence[BarLine],
     series: Sequence[str],
     axis: str,
-    chance: float | None = None,
     limit: float | None = None,
     reference: str = "",
 ) -> str:
-    """Horizontal bars from zero, with intervals.
+    """Horizontal bars from zero, with intervals; chance is dashed, bar by bar where it differs.
 
     Args:
         lines: from top to bottom.
         series: name of each series.
         axis: what the figures are.
-        chance: drawn as a dashed line.
         limit: right end of the axis, so that plots side by side share it; found by default.
         reference: what the reference marks are.
 
@@ -137,8 +137,11 @@ def bars(
         for i, line in enumerate(lines)
     ]
     total = sum(heights) + heading * sum(headings)
-    keys = len(series) + (chance is not None) + bool(reference)
+    drawn = [bar for line in lines for bar in line.bars if bar is not None]
+    chances = {bar.chance for bar in drawn if bar.chance is not None}
+    keys = len(series) + bool(chances) + bool(reference)
     figure, axes = _figure(total + 0.6 + 0.26 * keys)
+    dashed: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}
     names, places = [], []
     top = 0.0
     for line, height, headed in zip(lines, heights, headings, strict=True):
@@ -155,7 +158,11 @@ def bars(
         places.append(top + height / 2)
         for i, bar in enumerate(line.bars):
             if bar is not None:
-                _bar(axes, top + gap / 2 + thick * (i + 0.5), thick * 0.86, bar, i, line.bold)
+                middle = top + gap / 2 + thick * (i + 0.5)
+                _bar(axes, middle, thick * 0.86, bar, i, line.bold)
+                if bar.chance is not None and len(chances) > 1:
+                    ends = [middle - thick / 2, middle + thick / 2]
+                    axes.plot([bar.chance] * 2, ends, zorder=4, **dashed)
         top += height
     axes.set_ylim(top + 0.02, 0)
     axes.set_yticks(places, labels=[plain(n) for n in names], fontsize=FONT, color=INK)
@@ -172,12 +179,13 @@ def bars(
         Patch(facecolor=_colour(i), hatch=_hatch(i), edgecolor="white", label=plain(name, 40))
         for i, name in enumerate(series)
     ]
-    if chance is not None:
-        axes.axvline(chance, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, zorder=4)
-        handles.append(
-            Line2D([], [], color=INK, linestyle=(0, (4, 3)), linewidth=1.2,
-                   label=f"chance, {100 * chance:.1f}%")
-        )  # fmt: skip
+    if chances:
+        called = "chance, each bar's own"
+        if len(chances) == 1:
+            (chance,) = chances
+            axes.axvline(chance, zorder=4, **dashed)
+            called = f"chance, {100 * chance:.1f}%"
+        handles.append(Line2D([], [], label=called, **dashed))
     if reference:
         handles.append(
             Line2D([], [], color=INK, marker="D", markerfacecolor="white", linestyle="none",
@@ -190,7 +198,9 @@ def bars(
 def bar_limit(lines: Sequence[BarLine]) -> float:
     """A right end of the axis that leaves room for the numbers."""
     shown = [b for line in lines for b in line.bars if b is not None]
-    highest = max((max(b.high, b.value, b.reference or 0.0) for b in shown), default=1.0)
+    highest = max(
+        (max(b.high, b.value, b.reference or 0.0, b.chance or 0.0) for b in shown), default=1.0
+    )
     return max(0.05, highest * 1.2)
 
 

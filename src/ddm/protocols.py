@@ -15,14 +15,15 @@ WILDS
     read on ``id_val``, ``val``, ``id_test`` and ``test``.
 
 All figures are rows of one table, with the columns ``measure, label, portion, trained_on, domain,
-side, value, low, high, n, chance``; ``domain`` is a name, ``"mean"``, ``"pooled"``
-or ``"worst"``, ``chance`` what no skill gets: for an accuracy, answering with the largest class.
+side, value, low, high, n, groups, chance``; ``domain`` is a name, ``"mean"``, ``"pooled"``
+or ``"worst"``, ``chance`` what no skill gets: for an accuracy, answering everywhere with the class
+that is largest in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from ddm.probe import (
     RidgeProbe,
     Row,
     knn_predict,
-    majority_accuracy,
+    largest_class,
     summarize,
 )
 
@@ -58,10 +59,13 @@ class Answers:
         common: what its rows share.
         parts: for each domain, which answers were right, shape (n,), and the samples that were
             asked about, shape (n,); retrieval asks about a sample once for each gallery.
+        unskilled: for each domain, the class that is answered without any skill; empty where
+            ``common`` says what chance is.
     """
 
     common: Row
     parts: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.int64]]]
+    unskilled: Mapping[str, int] = field(default_factory=dict)
 
 
 def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | None:
@@ -195,15 +199,16 @@ class SeenUnseen:
             ("knn", "seen", lambda _, x: knn_predict(pair(train), x)),
         ]
         own: dict[str, LinearProbe] = {}
+        of_seen = largest_class(labels.index[train])
+        of_own: dict[str, int] = {}
         for domain in self.unseen:
             mine = samples((domain,), "train")
             if len(np.unique(labels.index[mine])) > 1:
                 own[domain] = LinearProbe.fit(pair(mine), pair(samples((domain,), "val")))
+                of_own[domain] = largest_class(labels.index[mine])
         if own:
             readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
-        asked = np.concatenate([*tests.values()])
-        chance = majority_accuracy(labels.index[train], labels.index[asked])
-        common: Row = {"label": label, "portion": portion, "chance": chance}
+        common: Row = {"label": label, "portion": portion}
         for measure, trained_on, predict in readers:
             for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
                 parts = {
@@ -212,7 +217,9 @@ class SeenUnseen:
                     if len(tests[d]) and (trained_on == "seen" or d in own)
                 }
                 yield Answers(
-                    {**common, "measure": measure, "trained_on": trained_on, "side": side}, parts
+                    {**common, "measure": measure, "trained_on": trained_on, "side": side},
+                    parts,
+                    of_own if trained_on == "own" else dict.fromkeys(parts, of_seen),
                 )
 
     def _retrieval(self, portion: str, features: Floats) -> Iterator[Answers]:
@@ -256,15 +263,14 @@ class SeenUnseen:
     def _rows(self, answers: Answers) -> list[Row]:
         groups, common = self.dataset.groups, answers.common
         parts = {d: (right, groups[i]) for d, (right, i) in answers.parts.items()}
-        rows = summarize(common, parts, self.seed)
-        if common["measure"] in BALANCED:
-            labels = self.dataset.labels[common["label"]]
-            index = labels.index
-            classes = {d: index[i] for d, (_, i) in answers.parts.items()}
-            chance = 1 / len(labels.names)
-            common = {**common, "measure": BALANCED[common["measure"]], "chance": chance}
-            rows += summarize(common, parts, self.seed, classes)
-        return rows
+        if not answers.unskilled:
+            return summarize(common, parts, self.seed)
+        index = self.dataset.labels[common["label"]].index
+        classes = {d: index[i] for d, (_, i) in answers.parts.items()}
+        unskilled = {d: true == answers.unskilled[d] for d, true in classes.items()}
+        rows = summarize(common, parts, self.seed, None, unskilled)
+        common = {**common, "measure": BALANCED[common["measure"]]}
+        return rows + summarize(common, parts, self.seed, classes, unskilled)
 
 
 #: Of a bootstrap of WILDS' scores, some of which take a while.
@@ -329,6 +335,7 @@ class WildsSplits:
             (features[validation], targets[validation]),
             lambda predicted: score(predicted, validation).value,
         )
+        unskilled = largest_class(targets[train]) if classes else None
         for split in ("id_val", "val", "id_test", "test"):
             chosen = samples(split)
             if not len(chosen):
@@ -348,7 +355,10 @@ class WildsSplits:
                 "low": low,
                 "high": high,
                 "n": len(chosen),
-                "chance": 1 / len(classes) if classes else 0.0,
+                # A constant does not correlate with anything.
+                "chance": 0.0
+                if unskilled is None
+                else score(np.full(len(chosen), unskilled), chosen).value,
                 "further": dict(found.values),
             }
 

@@ -19,17 +19,21 @@ from numpy.typing import NDArray
 from ddm import plots
 from ddm.comparison import (
     MEASURES,
+    NOT_PROBED,
     PORTIONS,
+    WILDS_SPLITS,
     Key,
     Run,
     all_differences,
     caveats,
     default_title,
     headline,
+    labelled,
     main_label,
     open_runs,
     percent,
     span,
+    wilds_figure,
     with_portion,
 )
 from ddm.data import open_images
@@ -105,6 +109,8 @@ def write_report(
         caveats=caveats(opened),
         samples=_samples(opened[0], datasets[0], names),
         accuracy=_accuracy(opened),
+        wilds=_wilds(opened),
+        not_probed=NOT_PROBED if labelled(opened) else None,
         retrieval=_retrieval(opened),
         whitened=any(key[2] == "whitened" for run in opened for key in run.rows),
         leakage=_leakage(opened),
@@ -132,7 +138,8 @@ def _datasets(runs: Sequence[Run], given: ImageDataset | None) -> list[ImageData
     found = []
     for run in runs:
         c = run.config
-        source = (c.images, c.size, c.channels, c.strict, c.splits)
+        # Whatever open_images() looks at: a folder is read as a heap where domains are discovered.
+        source = (c.images, c.size, c.channels, c.strict, c.splits, c.domains, *c.classes)
         if given is None and source not in opened:
             opened[source] = open_images(c)
         found.append(run.folder.with_saved_domains(given or opened[source], True))
@@ -240,8 +247,6 @@ def _bar_pictures(
     limit = max((plots.bar_limit(lines) for _, lines in plotted), default=1.0)
     pictures = []
     for portion, lines in plotted:
-        key = with_portion(figure, portion)
-        chances = {row["chance"] for run in runs for k, row in run.rows.items() if k[:4] == key[:4]}
         pictures.append(
             {
                 "title": PORTIONS[portion].capitalize(),
@@ -249,7 +254,6 @@ def _bar_pictures(
                     lines,
                     [run.printed for run in runs],
                     axis,
-                    chances.pop() if len(chances) == 1 else None,
                     limit,
                     reference,
                 ),
@@ -273,13 +277,33 @@ def _bar_lines(runs: Sequence[Run], figure: Key) -> Iterator[BarLine]:
                     continue
                 # The same probe trained on the unseen domain: (linear, label, portion, own).
                 own = run.rows.get((*figure[:3], "own", side, domain))
-                found.append(
-                    Bar(row["value"], row["low"], row["high"], own["value"] if own else None)
-                )
+                found.append(_bar(row, own["value"] if own else None))
             if any(found):
                 lines.append(BarLine(printed.get(domain, domain), found, domain == "mean", section))
         # The mean of one domain is that domain.
         yield from lines if len(lines) > 2 else lines[:1]
+
+
+def _bar(row: Row, reference: float | None = None) -> Bar:
+    return Bar(row["value"], row["low"], row["high"], reference, row["chance"])
+
+
+def _wilds(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The official score on each of WILDS' splits."""
+    figure = wilds_figure(runs)
+    if figure is None:
+        return None
+    lines, score = [], ""
+    for split in WILDS_SPLITS:
+        rows = [run.find(figure, side=split) for run in runs]
+        if any(rows):
+            lines.append(BarLine(split, [_bar(row) if row else None for row in rows]))
+        score = next((row["score"] for row in rows if row), score)
+    return {
+        "score": score,
+        "image": plots.bars(lines, [run.printed for run in runs], score),
+        "alt": f"Bar chart, {score}. {_spoken(runs, lines)}",
+    }
 
 
 def _spoken(runs: Sequence[Run], lines: Sequence[BarLine]) -> str:
@@ -300,22 +324,17 @@ def _leakage(runs: Sequence[Run]) -> dict[str, str] | None:
     portions = ["all"]
     if any(run.config.ddm.enabled for run in runs):
         portions += ["invariant", "variant"]
-    lines, chances = [], set()
+    lines = []
     for portion in portions:
-        found: list[Bar | None] = []
-        for run in runs:
-            row = run.find(("leakage", "domain", portion, "seen", "seen"))
-            found.append(Bar(row["value"], row["low"], row["high"]) if row else None)
-            if row:
-                chances.add(row["chance"])
-        if any(found):
-            lines.append(BarLine(PORTIONS[portion], found))
+        figure: Key = ("leakage", "domain", portion, "seen", "seen")
+        rows = [run.find(figure) for run in runs]
+        if any(rows):
+            lines.append(BarLine(PORTIONS[portion], [_bar(row) if row else None for row in rows]))
     if not lines:
         return None
     axis = "test images whose domain is found"
-    chance = chances.pop() if len(chances) == 1 else None
     return {
-        "image": plots.bars(lines, [run.printed for run in runs], axis, chance),
+        "image": plots.bars(lines, [run.printed for run in runs], axis),
         "alt": f"Bar chart, {axis}. {_spoken(runs, lines)}",
     }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from ddm.data.wilds.metrics import over_folds, wilds_score
+from ddm.data.wilds.metrics import wilds_score
 from ddm.errors import DdmError
 
 RNG = np.random.default_rng(0)
@@ -80,19 +80,6 @@ def test_a_correlation_that_is_not_defined_is_refused():
         wilds_score("poverty", np.where(urban, np.nan, true), true, {"urban": urban})
     with pytest.raises(DdmError, match="neither 0 nor 1"):
         wilds_score("poverty", true + 1, true, {"urban": np.full(20, -100)})
-
-
-def test_over_folds():
-    values = {"A": 0.3, "B": 0.5, "C": 0.4, "D": 0.45, "E": 0.2}
-    mean, deviation = over_folds(values)
-    assert mean == pytest.approx(0.37)
-    assert deviation == pytest.approx(
-        np.sqrt(np.mean([(v - 0.37) ** 2 for v in values.values()]) * 5 / 4)
-    )
-    with pytest.raises(
-        DdmError, match="folds A, B: poverty's score is the mean over A, B, C, D, E"
-    ):
-        over_folds({"A": 0.3, "B": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def wilds_score(
     =========== ============================ ===================================================
 
     Macro averages run over the classes that occur in ``true``. The worst region of fmow leaves out
-    ``"Other"``. Poverty's official figure is the mean over its folds, see `over_folds`.
+    ``"Other"``. Poverty's official figure is the mean over its folds.
 
     Args:
         name: of the data set.
@@ -93,26 +93,6 @@ def wilds_score(
                 f"have {true.shape}; take it at the same images"
             )
     return _METRICS[name](predicted, true, columns)
-
-
-def over_folds(values: Mapping[str, float]) -> tuple[float, float]:
-    """Mean over poverty's folds, and the standard deviation with ``ddof=1`` that WILDS reports.
-
-    Args:
-        values: fold, ``"A"`` to ``"E"``, -> official score.
-
-    Raises:
-        DdmError: a fold that is missing or is none.
-    """
-    from ddm.data.wilds.facts import FOLDS
-
-    if set(values) != set(FOLDS):
-        raise DdmError(
-            f"folds {', '.join(sorted(values))}: poverty's score is the mean over "
-            f"{', '.join(FOLDS)}; score each of them"
-        )
-    scores = np.array([values[fold] for fold in FOLDS])
-    return float(scores.mean()), float(scores.std(ddof=1))
 
 
 def _accuracies(correct: NDArray[np.bool_], column: str, groups: NDArray[Any]) -> dict[str, float]:
