@@ -16,6 +16,7 @@ from ddm.discovery import (
     discover_domains,
     match_domains,
 )
+from ddm.discovery_page import headline
 from ddm.discovery_space import Palettes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
@@ -43,6 +44,56 @@ def test_domains_and_their_number() -> None:
     assert [c.num_domains for c in found.candidates] == list(range(2, 9))
     table = found.table()
     assert table.names == ("domain-0", "domain-1", "domain-2") and len(table) == 450
+
+
+def test_more_domains_than_are_usually_tried() -> None:
+    x, true = blobs([60] * 12, dim=14, apart=12)
+    found = discover_domains(x)
+    assert found.num_domains == 12 and adjusted_mutual_info_score(true, found.domains) > 0.98
+    # Of the numbers above eight only those that a clustering found.
+    assert [c.num_domains for c in found.candidates][:7] == [*range(2, 9)]
+    assert all(c.support > 0 for c in found.candidates[7:])
+    assert discover_domains(x, (3, None)).num_domains == 12
+    # Where none of what was asked for is found, that is said.
+    bounded = discover_domains(x, (2, 8))
+    assert bounded.num_domains <= 8 and not any(c.support for c in bounded.candidates)
+    said = " ".join(headline(bounded, len(x)))
+    assert "None of the clusterings finds a number of this range by itself" in said
+    assert "None of the clusterings" not in " ".join(headline(found, len(x)))
+
+
+def test_what_is_said_of_one_domain_and_of_few_images() -> None:
+    x, _ = blobs([400])
+    strange = np.random.default_rng(1).normal(size=(20, 10)) * 60
+    said = " ".join(headline(discover_domains(np.concatenate([x, strange])), 420))
+    assert "the 400 images look alike" in said and "20 images fit none" in said
+    assert "fewer than 1,000 images" in said
+    assert "fewer than" not in " ".join(headline(discover_domains(x, 2), 400))
+
+
+@pytest.mark.parametrize("styles", [False, True])
+def test_samples_beyond_those_that_are_fitted_to(monkeypatch, styles: bool) -> None:
+    """Every limit that keeps large data in bounds, made small: assigned in chunks, in any order."""
+    x, true = blobs([250, 150, 100])
+    x = x.astype(np.float32)
+    features = x
+    if styles:
+        rng = np.random.default_rng(0)
+        halves = x[:, None] + 0.1 * rng.normal(size=(500, 4, 10)).astype(np.float32)
+        features = StyleFeatures(x, halves, np.full((500, 4, 8), -1, np.int32), {})
+    limits = {"FIT_SAMPLES": 300, "ONE_FIT": 150, "NEIGHBOURS_AMONG": 150, "CHUNK": 64}
+    for name, limit in limits.items():
+        monkeypatch.setattr(f"ddm.discovery.{name}", limit)
+    monkeypatch.setattr("ddm.discovery_space.CHUNK", 64)
+    found = discover_domains(features, 3)
+    known = found.domains >= 0
+    assert known.mean() > 0.97
+    assert adjusted_mutual_info_score(true[known], found.domains[known]) > 0.95
+    order = np.random.default_rng(2).permutation(500)
+    shuffled = features.subset(order) if styles else features[order]
+    again = discover_domains(shuffled, 3)
+    np.testing.assert_array_equal(again.domains, found.domains[order])
+    np.testing.assert_array_equal(again.confidence, found.confidence[order])
 
 
 def test_one_domain_is_one() -> None:
@@ -108,6 +159,16 @@ def test_the_largest_domain_is_first_without_its_strangers() -> None:
     found = discover_domains(np.concatenate([x, away]), 2)
     counts = found.table().counts()
     assert (found.domains[395:] == -1).mean() > 0.5
+    assert counts[0] >= counts[1]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000))
+def test_nor_do_its_outliers_count(seed: int) -> None:
+    # Half of the larger domain's surplus lies far out.
+    x, true = blobs([110, 100], seed=seed)
+    x[np.flatnonzero(true == 0)[:20]] *= 2.5
+    counts = discover_domains(x, 2).table().counts()
     assert counts[0] >= counts[1]
 
 
@@ -227,6 +288,11 @@ def test_previous_domains_say_where_to_look() -> None:
 def test_what_cannot_be_clustered(features, num_domains, message) -> None:
     with pytest.raises(DdmError, match=message):
         discover_domains(features, num_domains)
+
+
+def test_a_seed_is_not_negative() -> None:
+    with pytest.raises(DdmError, match="seed=-1 must not be negative"):
+        discover_domains(np.zeros((50, 4)), seed=-1)
 
 
 def test_copies_add_nothing() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score
 
 from ddm.cli import main
 from ddm.config import ModuleConfig
-from ddm.data import load_images
+from ddm.data import load_images, open_images
 from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
@@ -56,13 +57,79 @@ def test_a_manifest_keeps_its_columns_and_its_domains_are_not_looked_at(
     manifest = heap.parent / "list.csv"
     wrong = [f"wrong-{i % 4}" for i in range(len(paths))]
     classes = [f"class-{i % 3}" for i in range(len(paths))]
-    pd.DataFrame({"path": paths, "domain": wrong, "class": classes}).to_csv(manifest, index=False)
-    discover(str(manifest), tmp_path / "out.csv", 2)
-    frame = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert frame["class"].tolist() == classes
-    assert set(frame["domain"]) <= {"domain-0", "domain-1", ""}
+    given = {"class": classes, "group": [f"patient-{i // 2}" for i in range(len(paths))]}
+    given["instance"] = [f"{i:03}" if i % 3 else "" for i in range(len(paths))]
+    pd.DataFrame({"path": paths, "domain": wrong, **given}).to_csv(manifest, index=False)
+    # Where the manifest is reached by a link, its paths are from the link's folder.
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "link.csv").symlink_to(manifest)
+    for path in paths:
+        (tmp_path / "lists" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lists" / path).symlink_to(heap.parent / path)
+    (tmp_path / "out.csv").symlink_to(tmp_path / "lists" / "elsewhere.csv")
+    for source, output in (
+        (manifest, tmp_path / "domains.csv"),
+        (tmp_path / "lists" / "link.csv", tmp_path / "out.csv"),
+    ):
+        discover(str(source), output, 2)
+        frame = pd.read_csv(output, keep_default_na=False, dtype=str)
+        for name, values in given.items():
+            assert frame[name].tolist() == values
+        assert set(frame["domain"]) <= {"domain-0", "domain-1", ""}
+        assert len(load_images(str(output), 32)) == len(paths)
     with pytest.raises(DdmError, match="the manifest itself"):
         discover(str(manifest), manifest, 2)
+
+
+def test_what_was_corrected_by_hand_is_not_lost(heap: Path, tmp_path: Path) -> None:
+    output = tmp_path / "domains.csv"
+    discover(str(heap), output, 2)
+    corrected = output.read_text().replace("domain-0", "photo")
+    output.write_text(corrected)
+    with pytest.raises(DdmError, match=r"domains.csv exists, and would lose.*--overwrite"):
+        discover(str(heap), output, 2)
+    assert output.read_text() == corrected
+    discover(str(heap), output, 2, overwrite=True)
+    assert "photo" not in output.read_text()
+
+
+def test_images_that_are_no_files(heap: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A saved Hugging Face data set is a folder, and its images are rows."""
+    dataset = make_dataset(each=10)
+    asked = []
+
+    def load(images, size, *_):
+        asked.append(images)
+        return dataset
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for name in ("dataset_info.json", "state.json"):
+        (saved / name).write_text("{}")
+    monkeypatch.setattr("ddm.data.load_images", load)
+    output = tmp_path / "domains.csv"
+    assert main(["discover", str(saved), "-o", str(output), "--num_domains", "3"]) == 0
+    command = f"ddm pretrain {saved} --domains discover"
+    assert f"Next: {command}" in capsys.readouterr().out
+    assert f"{command} -o runs/mine" in output.with_suffix(".html").read_text()
+    assert "correct" not in output.with_suffix(".html").read_text().lower()
+    assert pd.read_csv(output)["path"].tolist() == list(dataset.keys)
+    # Nor does training take it for a heap of files.
+    settings = config(tmp_path, images=str(saved), domains="discover", num_domains=3)
+    assert open_images(settings) is dataset
+    assert asked == [str(saved)] * 2
+
+
+def test_one_domain_cannot_be_trained_with(heap: Path, tmp_path: Path, capsys) -> None:
+    images = tmp_path / "noise"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(images / f"{i}.png")
+    output = tmp_path / "domains.csv"
+    assert main(["discover", str(images), "-o", str(output)]) == 0
+    assert "One domain" in (said := capsys.readouterr().out) and "Next" not in said
+    assert "ddm pretrain" not in output.with_suffix(".html").read_text()
 
 
 def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
@@ -82,6 +149,8 @@ def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
         (["--num_domains", "many"], "give a number"),
         (["--num_domains", "1"], "from 2 on"),
         (["--num_domains", "60"], "too few to find 60"),
+        (["--num_domains", "4-many"], "or a range (3-8, 3-)"),
+        (["--seed", "-1"], "seed=-1 must not be negative"),
         (["-o", "domains.txt"], "ends in .parquet or .csv"),
         (["-o", "domains.csv", "--page", "domains.csv"], "name ends in .html"),
     ],
@@ -104,7 +173,7 @@ def test_interrupted_nothing_is_half_written(heap: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
     with pytest.raises(OSError):
-        discover(str(heap), output, 2)
+        discover(str(heap), output, 2, overwrite=True)
     assert output.read_bytes() == b"an older one"
     assert [p.name for p in tmp_path.iterdir()] == ["domains.parquet"]
 

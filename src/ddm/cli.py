@@ -94,9 +94,12 @@ def build_parser() -> ArgumentParser:
         "--output", "-o", default="domains.parquet", help="table (.parquet or .csv) to train with"
     )
     discover.add_argument(
-        "--num_domains", help="how many (5), or from how many to how many (3-8); found by default"
+        "--num_domains", help="how many (5), or a range (3-8, 3-); found by default"
     )
     discover.add_argument("--page", help="HTML page; beside the table by default")
+    discover.add_argument(
+        "--overwrite", action="store_true", help="replace a table that is there, corrected or not"
+    )
     discover.add_argument("--seed", type=int, default=0, help="of the clusterings")
     discover.add_argument("--channels", type=int, default=3, help="3 for colour, 1 for grey")
     discover.add_argument(
@@ -189,7 +192,7 @@ def _discover(options: Namespace) -> None:
 
     from ddm.discovery_page import headline, write_discovery_page
     from ddm.progress import tell
-    from ddm.pseudo_domains import discover
+    from ddm.pseudo_domains import discover, has_files, pretrain_command
 
     output = Path(options.output)
     page = Path(options.page) if options.page else output.with_suffix(".html")
@@ -197,7 +200,13 @@ def _discover(options: Namespace) -> None:
         raise DdmError(f"--page {page}: a page's name ends in .html")
     numbers = _number_of_domains(options.num_domains)
     found, dataset = discover(
-        options.images, output, numbers, options.seed, options.channels, options.strict
+        options.images,
+        output,
+        numbers,
+        options.seed,
+        options.channels,
+        options.strict,
+        options.overwrite,
     )
     if dataset.skipped:
         first, reason = dataset.skipped[0]
@@ -205,21 +214,24 @@ def _discover(options: Namespace) -> None:
     print("\n".join(headline(found, len(dataset))))
     for name, count in zip(found.table().names, found.table().counts(), strict=True):
         print(f"  {name}: {count:,} images")
-    print(f"{write_discovery_page(found, dataset, output, page)}: to look at")
-    if found.num_domains > 1 and Path(options.images).exists():
-        print(f"Next: look at the page, correct the table, ddm pretrain {output}")
-    elif found.num_domains > 1:
-        print(f"Next: ddm pretrain {options.images} --domains discover")
+    files = has_files(options.images)
+    # On the page the table is beside it.
+    command = pretrain_command(options.images, output.name, found)
+    written = write_discovery_page(found, dataset, output, page, command, files)
+    print(f"{written}: to look at")
+    command = pretrain_command(options.images, str(output), found)
+    if command:
+        print(f"Next: {'look at the page, correct the table, ' if files else ''}{command}")
 
 
-def _number_of_domains(text: str | None) -> int | tuple[int, int] | None:
+def _number_of_domains(text: str | None) -> int | tuple[int, int | None] | None:
     if text is None:
         return None
     try:
         low, dash, high = text.partition("-")
-        return (int(low), int(high)) if dash else int(low)
+        return (int(low), int(high) if high else None) if dash else int(low)
     except ValueError:
-        raise DdmError(f"--num_domains {text}: give a number (5) or a range (3-8)") from None
+        raise DdmError(f"--num_domains {text}: give a number (5) or a range (3-8, 3-)") from None
 
 
 def _resume(options: Namespace) -> None:

@@ -31,7 +31,8 @@ from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
 from ddm.style import StyleFeatures
 
-#: Numbers of domains that are tried where none is given.
+#: Numbers of domains that are tried where there is no upper end; larger ones too if clusterings
+#: find so many.
 NUM_DOMAINS = (2, 8)
 #: Dimensions of the space that clusterings see: its first 8 or 12, or all 16.
 DIMENSIONS = (8, 12, 16)
@@ -84,6 +85,7 @@ class Discovery:
             clustering; shape (N,), in [0, 1].
         num_domains: how many there are.
         candidates: the numbers that were tried, in rising order; empty where none was to choose.
+            Where there was no upper end, of the numbers above 8 those that clusterings found.
         agreement: of the clusterings, as in :class:`Candidate`; 1 for a single domain.
         halves: Cohen's kappa between the domains that the two halves of an image would get;
             None where features of halves were not given, or all would get the same.
@@ -118,34 +120,37 @@ def pseudo_names(num_domains: int) -> tuple[str, ...]:
 
 def discover_domains(
     features: StyleFeatures | NDArray[Any],
-    num_domains: int | tuple[int, int] | None = None,
+    num_domains: int | tuple[int, int | None] | None = None,
     seed: int = 0,
     previous: Ints | None = None,
 ) -> Discovery:
     """Find domains without labels.
 
-    Neither the order of the samples nor how often each is there matters: different ones are worked
-    on in the order of a hash of their features. Time and memory grow linearly with their number.
+    Neither the order of the samples nor how often each is there matters, but to the names, which go
+    by size: different ones are worked on in the order of a hash of their features. Time and memory
+    grow linearly with their number.
 
     Args:
         features: of style (:func:`ddm.style.style_features`), or any array of shape (N, D), such as
             the domain-variant portion of an encoder's features.
-        num_domains: how many; or (least, most) to choose from. By default 2 to 8, and where
-            nothing speaks for several the answer is one domain.
-        seed: of the clusterings.
+        num_domains: how many; or (least, most) to choose from, where most may be None: as many as
+            there seem to be. By default from 2 on, and where nothing speaks for several the answer
+            is one domain.
+        seed: of the clusterings, not negative.
         previous: domains so far, shape (N,), -1 for unknown: features that are no statistics of
             style are then looked at along the directions in which these domains differ.
 
     Raises:
         DdmError: fewer different samples than two a domain, features that are not finite or
-            hardly vary, fewer domains with samples than asked for.
+            hardly vary, fewer domains with samples than asked for, a number or a seed out of range.
 
     Example:
         >>> found = discover_domains(style_features(dataset))
         >>> found.num_domains, found.domains[:3], found.confidence[:3]
     """
     whole = features.whole if isinstance(features, StyleFeatures) else features
-    numbers = _numbers(num_domains)
+    check_settings(num_domains, seed)
+    numbers, open_ended = _numbers(num_domains)
     if previous is not None and previous.shape != (len(whole),):
         raise DdmError(f"previous has shape {previous.shape}, but there are {len(whole)} samples")
     _check(whole)
@@ -157,7 +162,9 @@ def discover_domains(
         )
     numbers = [k for k in numbers if 2 * k <= len(distinct)]
     try:
-        return _discover(features, distinct, numbers, num_domains is None, seed, previous)
+        return _discover(
+            features, distinct, numbers, open_ended, num_domains is None, seed, previous
+        )
     except (ArpackError, np.linalg.LinAlgError) as error:
         raise DdmError(
             f"the features of the images hardly differ, or differ by too much, to be clustered "
@@ -169,6 +176,7 @@ def _discover(
     features: StyleFeatures | NDArray[Any],
     distinct: Ints,
     numbers: list[int],
+    open_ended: bool,
     maybe_one: bool,
     seed: int,
     previous: Ints | None,
@@ -183,6 +191,9 @@ def _discover(
     _require_spread(space, fitted)
     x = space[fitted]
     ensemble = _Ensemble(x, seed)
+    if open_ended:
+        more = {m.num_clusters for m in ensemble.members if m.num_clusters > numbers[-1]}
+        numbers = [*numbers, *sorted(k for k in more if 2 * k <= len(distinct))]
     answers = {k: ensemble.votes(k) for k in numbers}
     candidates = [Candidate(k, ensemble.support(k), answers[k][1]) for k in numbers]
     best = max(candidates, key=lambda c: (c.support, c.agreement))
@@ -190,10 +201,13 @@ def _discover(
     # Where features are no statistics of style, the clusterings say whether there are several.
     one = ensemble.support(1) > best.support if separation is None else separation < SEPARATED
     chosen = 1 if one and maybe_one else best.num_domains
+    tried = tuple(candidates) if len(candidates) > 1 else ()
+    single = Discovery(
+        np.where(strange, UNKNOWN, 0), (~strange).astype(np.float32), 1, tried, 1.0, None,
+        separation, space,
+    )  # fmt: skip
     if chosen == 1:
-        labels = np.where(strange, UNKNOWN, 0)
-        sure = (~strange).astype(np.float32)
-        return Discovery(labels, sure, 1, tuple(candidates), 1.0, None, separation, space)
+        return single
     spread = _Spread(x, answers[chosen][0])
     votes = spread(space)
     labels, confidence = votes.argmax(1), votes.max(1)
@@ -204,18 +218,19 @@ def _discover(
         raise DdmError(f"only {len(present)} of {chosen} domains have images; look for fewer")
     agreement = answers[chosen][1]
     chosen = len(present)
+    if chosen == 1:
+        return single
+    outlier = strange | _outliers(space, labels, chosen, fitted)
     # By size, so that a name does not hang on which cluster was found first; a tie by the place in
     # the space.
-    sizes = np.bincount(labels[~strange], minlength=chosen)
+    sizes = np.bincount(labels[~outlier], minlength=chosen)
     first = np.array([space[labels == k, 0].mean() for k in range(chosen)])
     rank = np.empty(chosen, np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(chosen)
     kappa = None if halves is None else _halves_kappa(spread, halves)
     labels = rank[labels]
-    outlier = strange | _outliers(space, labels, chosen, fitted)
     labels[outlier] = UNKNOWN
     confidence[outlier] = 0
-    tried = tuple(candidates) if len(candidates) > 1 else ()
     return Discovery(labels, confidence, chosen, tried, agreement, kappa, separation, space)
 
 
@@ -224,13 +239,28 @@ def _require_spread(space: NDArray[np.float32], fitted: Ints) -> None:
         raise np.linalg.LinAlgError("no direction in which they differ")
 
 
-def _numbers(num_domains: int | tuple[int, int] | None) -> list[int]:
+def check_settings(num_domains: int | tuple[int, int | None] | None, seed: int) -> None:
+    """Refuse what :func:`discover_domains` would, before any image is read.
+
+    Raises:
+        DdmError: a number of domains or a seed out of range.
+    """
+    _numbers(num_domains)
+    if seed < 0:
+        raise DdmError(f"seed={seed} must not be negative")
+
+
+def _numbers(num_domains: int | tuple[int, int | None] | None) -> tuple[list[int], bool]:
+    """The numbers to try, and whether larger ones may be found."""
     if num_domains is None:
-        num_domains = NUM_DOMAINS
+        num_domains = (NUM_DOMAINS[0], None)
     low, high = num_domains if isinstance(num_domains, tuple) else (num_domains, num_domains)
+    open_ended = high is None
+    if high is None:
+        high = max(low, NUM_DOMAINS[1])
     if not 2 <= low <= high:
         raise DdmError(f"num_domains={num_domains}: give a number from 2 on, or (least, most)")
-    return list(range(int(low), int(high) + 1))
+    return list(range(int(low), int(high) + 1)), open_ended
 
 
 def _check(x: NDArray[Any]) -> None:

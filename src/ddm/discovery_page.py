@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 
 from ddm import __version__, plots
 from ddm.data.base import ImageDataset
-from ddm.discovery import Discovery
+from ddm.discovery import SEPARATED, Discovery
 from ddm.domains import UNKNOWN
 from ddm.pages import write_page
 
 SHOWN = 10  # images of a strip
 MAP_POINTS = 2000
 FEWEST_MAP_POINTS = 10
+#: Of 300 images of one domain of emoji one draw in five was taken for several, of 1,628 none.
+MANY = 1000
 
 
 def write_discovery_page(
-    found: Discovery, dataset: ImageDataset, table: Path, output: Path
+    found: Discovery,
+    dataset: ImageDataset,
+    table: Path,
+    output: Path,
+    command: str | None,
+    editable: bool = True,
 ) -> Path:
     """Show what was found: images of each domain, sizes, how many there are and why, a map.
 
@@ -30,6 +37,8 @@ def write_discovery_page(
         dataset: the images.
         table: where the domains were written to.
         output: the HTML file to write.
+        command: how to train with these domains; None where there is one alone.
+        editable: whether the table can be corrected and trained with.
 
     Returns:
         The file written.
@@ -41,9 +50,9 @@ def write_discovery_page(
         headline=headline(found, len(dataset)),
         domains=list(_domains(found, dataset)),
         pictures=list(_pictures(found)),
-        small=dataset.size <= 64,
         table=table.name,
-        commands=f"ddm pretrain {table.name} -o runs/mine\nddm evaluate runs/mine",
+        command=command,
+        editable=editable,
         version=__version__,
     )
 
@@ -51,19 +60,39 @@ def write_discovery_page(
 def headline(found: Discovery, count: int) -> list[str]:
     """What was found, in a few sentences."""
     outliers = int((found.domains == UNKNOWN).sum())
+    apart = f" {outliers:,} images fit none and are left out." if outliers > 1 else ""
+    if outliers == 1:
+        apart = " One image fits none and is left out."
+    uncertain = (
+        f"Of fewer than {MANY:,} images it is uncertain how many domains they have, and whether "
+        "several at all: look at the page."
+    )
+    few = [uncertain] if found.candidates and count < MANY else []
     if found.num_domains == 1:
+        how = ""
+        if found.separation is not None:
+            how = (
+                f" (separation {found.separation:.0f}; several are told apart from {SEPARATED:.0f} "
+                "on)"
+            )
         return [
-            f"One domain: the {count:,} images look alike in style.",
+            f"One domain: the {count - outliers:,} images look alike in style{how}.{apart}",
+            *few,
             "Ask for a number of domains (--num_domains 5, or 2-8) if you know better.",
         ]
     lines = [f"{found.num_domains} domains among {count:,} images."]
     text = f"Different clusterings agree at {found.agreement:.2f} (adjusted Rand index, at most 1)."
-    if outliers:
-        text += f" {outliers:,} images fit none and are left out."
+    text += apart
     doubtful = int(((found.domains != UNKNOWN) & (found.confidence < 0.5)).sum())
     if doubtful:
         text += f" {doubtful:,} got fewer than half of the votes."
     lines.append(text)
+    if found.candidates and not any(c.support for c in found.candidates):
+        lines.append(
+            "None of the clusterings finds a number of this range by itself: it is the one on "
+            "which they agree most. Try another range (--num_domains)."
+        )
+    lines += few
     if found.follows_content:
         lines.append(
             f"Warning: the halves of an image agree on its domain at kappa {found.halves:.2f} "
@@ -134,13 +163,16 @@ def _pictures(found: Discovery) -> Iterator[dict[str, str]]:
             plots.Curve(i, name, numbers, np.array(values))
             for i, (name, values) in enumerate(lines.items())
         ]
+        taken = ": the number that most find is taken"
+        if found.num_domains == 1:
+            taken = ", if there are several: here styles do not lie far enough apart for that"
         yield {
             "title": "Number of domains",
             "image": plots.curves(curves, "domains", from_zero=True),
             "alt": "; ".join(f"{c.num_domains}: {c.support:.2f}" for c in found.candidates),
             "note": "How many of the clusterings, each of another part of the images, find so many "
-            "domains by themselves: the number that most find is taken. And how well they agree "
-            "when brought to that number (adjusted Rand index).",
+            f"domains by themselves{taken}. And how well they agree when brought to that number "
+            "(adjusted Rand index).",
         }
     if len(found.space) >= FEWEST_MAP_POINTS:
         chosen = np.random.default_rng(0).permutation(len(found.space))[:MAP_POINTS]

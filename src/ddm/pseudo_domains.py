@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
-from ddm.data import load_images
+from ddm.data import is_heap, open_heap
 from ddm.data.base import ImageDataset
-from ddm.discovery import NUM_DOMAINS, Discovery, damp_changes, discover_domains
+from ddm.data.manifest import read_table
+from ddm.discovery import Discovery, check_settings, damp_changes, discover_domains
 from ddm.distributed import world_size
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
@@ -25,29 +26,14 @@ from ddm.style import STYLE_SIZE, style_features
 TABLE_KINDS = (".parquet", ".csv")
 
 
-def open_heap(images: str, channels: int = 3, strict: bool = False) -> ImageDataset:
-    """Images whose domains are to be found: a folder of any depth, a manifest, or what
-    :func:`ddm.data.load_images` knows by name.
-
-    Raises:
-        DdmError: there is no such source, or it cannot be used.
-    """
-    if Path(images).is_dir():
-        from ddm.data import huggingface
-        from ddm.data.folder import load_heap
-
-        if huggingface.recognize(Path(images)) is None:
-            return load_heap(Path(images), STYLE_SIZE, channels, strict)
-    return load_images(images, STYLE_SIZE, channels, strict)
-
-
 def discover(
     images: str,
     output: Path,
-    num_domains: int | tuple[int, int] | None = None,
+    num_domains: int | tuple[int, int | None] | None = None,
     seed: int = 0,
     channels: int = 3,
     strict: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Discovery, ImageDataset]:
     """Find the domains of images and write them as a table that ``ddm pretrain`` reads.
 
@@ -57,41 +43,66 @@ def discover(
         images: a folder of any depth, a manifest, or "emoji".
         output: the table, .parquet or .csv: ``path`` (from the table's folder), ``domain`` (empty
             for outliers), ``confidence``; of a manifest class, split, group and instance too.
-        num_domains: how many, or (least, most); found by itself by default.
-        seed: of the clusterings.
+        num_domains: how many, or (least, most), most None for no end; found by itself by default.
+        seed: of the clusterings, not negative.
         channels: of the images.
         strict: refuse unreadable images instead of skipping them.
+        overwrite: replace a table that is there.
 
     Returns:
         What was found, and the images.
 
     Raises:
-        DdmError: unusable images, too few of them, or a table of another kind.
+        DdmError: unusable images, too few of them, a table of another kind or one that is there.
     """
     if output.suffix.lower() not in TABLE_KINDS:
         raise DdmError(f"--output {output}: a table's name ends in {' or '.join(TABLE_KINDS)}")
     if output.exists() and Path(images).exists() and output.samefile(images):
         raise DdmError(f"--output {output} is the manifest itself; choose another name")
-    dataset = open_heap(images, channels, strict)
+    if output.exists() and not overwrite:
+        raise DdmError(
+            f"{output} exists, and would lose what was corrected in it by hand: choose another "
+            "--output, or give --overwrite"
+        )
+    check_settings(num_domains, seed)
+    dataset = open_heap(images, STYLE_SIZE, channels, strict)
     found = discover_domains(style_features(dataset), num_domains, seed)
     _write_table(images, dataset, found.table(), output)
     return found, dataset
+
+
+def has_files(images: str) -> bool:
+    """Whether these images are files, which a table can name: a manifest's or a folder's."""
+    return Path(images).is_file() or is_heap(images)
+
+
+def pretrain_command(images: str, table: str, found: Discovery) -> str | None:
+    """How to train with the domains that were found; None for one, which cannot be trained with."""
+    if found.num_domains < 2:
+        return None
+    return (
+        f"ddm pretrain {table}"
+        if has_files(images)
+        else f"ddm pretrain {images} --domains discover"
+    )
 
 
 def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output: Path) -> None:
     frame = pd.DataFrame({"path": list(dataset.keys)})
     path = Path(images)
     if path.is_file():
-        # What a manifest says besides stays with its rows.
-        for name, labels in dataset.labels.items():
-            frame[name] = np.asarray([*labels.names, ""], object)[labels.index]
+        # What a manifest says besides stays with its rows, as it is written there.
+        given = read_table(path)
+        row_of = {PurePath(key).as_posix(): row for row, key in enumerate(given["path"])}
+        rows = [row_of[key] for key in dataset.keys]
+        for name in ("class", "group", "instance"):
+            if name in given:
+                frame[name] = [given[name][row] for row in rows]
         frame["split"] = dataset.splits
-        frame["group"] = dataset.groups.astype(str)
-        if dataset.instances is not None:
-            frame["instance"] = [str(i) if i >= 0 else "" for i in dataset.instances]
-    if path.exists():
-        root = path.resolve() if path.is_dir() else path.resolve().parent
-        folder = output.resolve().parent
+    if has_files(images):
+        # The manifest's own folder, wherever a link to it leads: that is how it is read.
+        root = (path if path.is_dir() else path.parent).resolve()
+        folder = output.parent.resolve()
         frame["path"] = [
             Path(os.path.relpath(root / key, folder)).as_posix() for key in dataset.keys
         ]
@@ -119,7 +130,7 @@ def discover_for_training(
         DdmError: too few images, or what was found follows content.
     """
     # Who asks for domains to disentangle says that there are several.
-    numbers = NUM_DOMAINS if num_domains is None else num_domains
+    numbers = (2, None) if num_domains is None else num_domains
     found = discover_domains(style_features(dataset, indices), numbers, seed)
     if found.follows_content:
         raise DdmError(

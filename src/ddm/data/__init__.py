@@ -80,16 +80,13 @@ def load_images(
 
 def open_images(config: PretrainConfig) -> ImageDataset:
     """The images of a run, as its configuration says."""
-    if config.domains == "discover" and Path(config.images).is_dir():
-        from ddm.data.folder import load_heap
-
+    if config.domains == "discover" and is_heap(config.images):
         if config.splits != "drawn" or config.classes:
             raise DdmError(
                 "--domains discover takes a folder as a heap, which has neither split files nor "
                 "classes: leave out --splits and --classes, or list the images in a manifest"
             )
-        path = Path(config.images)
-        return load_heap(path, load_size(config.size), config.channels, config.strict)
+        return open_heap(config.images, load_size(config.size), config.channels, config.strict)
     return load_images(
         config.images,
         config.size,
@@ -98,6 +95,33 @@ def open_images(config: PretrainConfig) -> ImageDataset:
         config.splits,
         config.classes,
     )
+
+
+def open_heap(images: str, size: int, channels: int = 3, strict: bool = False) -> ImageDataset:
+    """Images whose domains are to be found: a folder of any depth, a manifest, or what
+    :func:`load_images` knows by name.
+
+    Args:
+        images: where they are.
+        size: side of the images, in pixels.
+        channels: 3 for colour, 1 for grey.
+        strict: refuse unreadable images instead of skipping them.
+
+    Raises:
+        DdmError: there is no such source, or it cannot be used.
+    """
+    if is_heap(images):
+        from ddm.data.folder import load_heap
+
+        return load_heap(Path(images), size, channels, strict)
+    return load_images(images, size, channels, strict)
+
+
+def is_heap(images: str) -> bool:
+    """Whether that is a folder of image files (a saved Hugging Face data set is none)."""
+    from ddm.data import huggingface
+
+    return Path(images).is_dir() and huggingface.recognize(Path(images)) is None
 
 
 def _is_wilds(path: Path) -> bool:

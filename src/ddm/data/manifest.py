@@ -61,7 +61,7 @@ def load_manifest(
     """
     path = Path(path)
     root = path.parent if root is None else Path(root)
-    table = _read_table(path)
+    table = read_table(path)
     keys = _keys(path, table.pop("path"))
     groups: Sequence[str] = keys
     if "group" in table:
@@ -136,8 +136,13 @@ def _splits(manifest: Path, splits: list[str], groups: Sequence[str]) -> NDArray
     return np.array([_SPLIT_OF[split] for split in splits])
 
 
-def _read_table(path: Path) -> Table:
-    """The columns that we know, as text."""
+def read_table(path: Path) -> Table:
+    """The columns of a manifest that we know, as text.
+
+    Raises:
+        DdmError: a manifest that is missing, of another kind, damaged or empty, or no column
+            ``path``.
+    """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise DdmError(f"{path} is no manifest: its name must end in .csv or .parquet")
