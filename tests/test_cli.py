@@ -126,7 +126,8 @@ def test_an_unfinished_run_is_not_evaluated(folder, tmp_path, capsys):
 
 def test_methods_and_encoders_are_listed(capsys):
     assert main(["methods"]) == 0
-    assert "barlow_twins" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "barlow_twins" in said and "--optimizer sgd --learning_rate 0.03, the paper's" in said
     assert main(["encoders", "resnet1*"]) == 0
     assert "resnet18" in capsys.readouterr().out.splitlines()
     assert "no encoder matches 'nope'" in refused(capsys, "encoders", "nope")

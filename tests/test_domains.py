@@ -1,12 +1,14 @@
 """The table of domains, and splits by group."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddm.data.base import split_by_group
 from ddm.domains import DomainTable
+from ddm.errors import DdmError
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30))
@@ -51,3 +53,12 @@ def test_splits_come_near_their_shares():
         assert abs((split == name).mean() - share) < 0.025
     with pytest.raises(ValueError, match="sum to 1"):
         split_by_group(["a"], (0.5, 0.1, 0.1))
+
+
+def test_empty_cells_of_pandas_are_unknown_and_numbers_are_no_names():
+    column = pd.Series(["b", None, float("nan"), "", "a"])
+    table = DomainTable.from_names(column)
+    assert table.names == ("a", "b")
+    np.testing.assert_array_equal(table.index, [1, -1, -1, -1, 0])
+    with pytest.raises(DdmError, match=r"domain 3 is no text: give names, such as str\(3\)"):
+        DomainTable.from_names(["a", 3])

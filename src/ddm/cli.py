@@ -315,6 +315,8 @@ def _methods(options: Namespace) -> None:
         print(f"{name:14}{(method.__doc__ or '').splitlines()[0]}")
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings_type))
         print(f"{'':14}--method_args: {settings}")
+        own = method.optimizer
+        print(f"{'':14}--optimizer {own.name} --learning_rate {own.learning_rate:g}, the paper's")
 
 
 def _encoders(options: Namespace) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm.errors import DdmError
+
 UNKNOWN = -1
 
 
@@ -54,7 +56,18 @@ class DomainTable:
 
     @classmethod
     def from_names(cls, names: Sequence[str | None]) -> DomainTable:
-        """Build a table from one name a sample; ``None`` or an empty string means unknown."""
+        """Build a table from one name a sample.
+
+        ``None``, an empty string, or NaN (an empty cell of pandas) means unknown.
+
+        Raises:
+            DdmError: a name that is no text.
+        """
+        # NaN alone differs from itself.
+        names = ["" if name is None or name != name else name for name in names]
+        strange = next((name for name in names if not isinstance(name, str)), None)
+        if strange is not None:
+            raise DdmError(f"domain {strange!r} is no text: give names, such as str({strange!r})")
         distinct = tuple(sorted({name for name in names if name}))
         position = {name: i for i, name in enumerate(distinct)}
         index = np.fromiter(

@@ -189,7 +189,7 @@ def has_classes(root: Path, keys: list[str]) -> bool:
     if 0 in by_depth:
         raise DdmError(
             f"{root / by_depth[0]} lies directly in {root}: put each source's images in its own "
-            "sub-folder, or use a manifest"
+            "sub-folder, use a manifest, or have the domains found (ddm discover)"
         )
     split = next((key.split("/")[0] for key in keys if _is_split(key.split("/")[0])), None)
     if split is not None:

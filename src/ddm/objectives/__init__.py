@@ -1,10 +1,11 @@
 """The terms of the loss: one small class each.
 
-Every term weighs domains, not samples: a domain with ten images in the batch counts as much as one
-with a hundred. Samples of unknown domain (``-1``) have no weight, and a batch that holds fewer than
-two known domains gives exactly zero, with a zero gradient. The features that terms are given were
-standardised (:func:`standardize`) by the module, once for all of them. Nothing depends on how many
-samples are known through a tensor's shape, so that no term waits for the device.
+Every term but ``"instances"`` weighs domains, not samples: a domain with ten images in the batch
+counts as much as one with a hundred. Samples of unknown domain (``-1``) have no weight, and a batch
+that holds fewer than two known domains gives exactly zero, with a zero gradient. The features that
+terms are given were standardised (:func:`standardize`) by the module, once for all of them. Nothing
+depends on how many samples are known through a tensor's shape, so that no term waits for the
+device.
 
 The paper's own equations are not public (only its abstract is), so these are this library's design;
 each class names the work that its term comes from.
