@@ -2,6 +2,7 @@
 
     python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
     python benchmarks/discovery.py ceiling       # a linear probe that is shown the true domains
+    python benchmarks/discovery.py few           # of few images: one domain or several?
     python benchmarks/discovery.py robustness    # unequal sizes, foreign images, duplicates, order
     python benchmarks/discovery.py anew          # domains found anew while training
     python benchmarks/discovery.py scale         # time and memory beside scikit-learn
@@ -138,6 +139,27 @@ def ceiling(name: str, dataset: ImageDataset, features: StyleFeatures) -> dict[s
     statistics = np.hstack([features.whole, Palettes(colours)(colours)])
     answers = cross_val_predict(probe, statistics, true, cv=5)
     return {"source": name, "ami": ami(true, answers), "accuracy": float((answers == true).mean())}
+
+
+# --- few images ----------------------------------------------------------------------------------
+
+FEW = (20, 40, 80, 150, 300, 600, 1200)
+
+
+def few(name: str, dataset: ImageDataset, features: StyleFeatures, seed: int) -> dict[str, Any]:
+    """The number that is answered for random images of each single domain, and of all."""
+    rng = np.random.default_rng(seed)
+    true = dataset.domains.index
+    members = {d: np.flatnonzero(true == i) for i, d in enumerate(dataset.domains.names)}
+    found: dict[str, dict[str, int]] = {}
+    for which, rows in {**members, "all": np.arange(len(true))}.items():
+        order = rng.permutation(rows)
+        found[which] = {
+            str(count): discover_domains(features.subset(np.sort(order[:count]))).num_domains
+            for count in FEW
+            if count <= len(rows)
+        }
+    return {"source": name, "seed": seed, "domains": dataset.domains.num_domains, "found": found}
 
 
 # --- what disturbs it ----------------------------------------------------------------------------
@@ -361,12 +383,30 @@ def table() -> str:
     for what in runs[0] if runs else ():
         if what not in ("source", "seed", "versions", "machine"):
             line(what, lambda r, what=what: r[what])
-    lines += ["", *_anew_table(), "", *_scale_table()]
+    lines += ["", *_few_table(), "", *_anew_table(), "", *_scale_table()]
     return "\n".join(lines)
 
 
 def _singles(run: dict[str, Any]) -> float:
     return float(np.mean([alone["found"] == 1 for alone in run["single"].values()]))
+
+
+def _few_table() -> Iterator[str]:
+    yield "Random images of each single domain, and of all: how often several domains are answered."
+    yield ""
+    runs = load("few")
+    names = sorted({r["source"] for r in runs})
+    yield "| images | " + " | ".join(f"{n}, one | {n}, all | number" for n in names) + " |"
+    yield "|---" * (1 + 3 * len(names)) + "|"
+    for count in map(str, FEW):
+        cells = []
+        for name in names:
+            mine = [r["found"] for r in runs if r["source"] == name]
+            one = [f[d][count] for f in mine for d in f if d != "all" and count in f[d]]
+            every = [f["all"][count] for f in mine if count in f["all"]]
+            cells += [f"{sum(n > 1 for n in of)} of {len(of)}" for of in (one, every)]
+            cells.append(f"{min(every)} to {max(every)}" if every else "-")
+        yield f"| {count} | " + " | ".join(cells) + " |"
 
 
 def _anew_table() -> Iterator[str]:
@@ -405,6 +445,7 @@ def main() -> None:
         choices=[
             "agreement",
             "ceiling",
+            "few",
             "robustness",
             "anew",
             "scale",
@@ -417,8 +458,8 @@ def main() -> None:
     if options.what == "one-scale":
         print(json.dumps(one_scale(int(options.rest[0]), options.rest[1])))
         return
-    if options.what in ("agreement", "robustness"):
-        rate = agreement if options.what == "agreement" else robustness
+    if options.what in ("agreement", "few", "robustness"):
+        rate = {"agreement": agreement, "few": few, "robustness": robustness}[options.what]
         for name, dataset, features in sources():
             for seed in SEEDS:
                 once(

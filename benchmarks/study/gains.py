@@ -192,6 +192,20 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
     return f"### {after} less {before}: {what}\n\n" + "\n".join(lines)
 
 
+def on_one_device(records: Records, after: str, before: str) -> Records:
+    """The pairs whose runs were made on the same kind of device; nothing where all or none are."""
+    ours, theirs = records.get(after, {}), records.get(before, {})
+    pairs = set(ours) & set(theirs)
+
+    def device(record: dict) -> str | None:
+        return record.get("machine", {}).get("device")
+
+    same = {p for p in pairs if device(ours[p]) == device(theirs[p])}
+    if not same or same == pairs:
+        return {}
+    return {kind: {p: records[kind][p] for p in same} for kind in (after, before)}
+
+
 def levels(records: Records, kinds: list[str]) -> str:
     """What each kind of run reaches itself, all features, in %; means over runs."""
     of = figures_of(records, tuple(kinds))
@@ -363,6 +377,10 @@ def main() -> None:
                 text = text.replace("\n", f", {options.by} {number}\n", 1)
             # Earlier studies did not read whitened or standardised features.
             blocks += [] if "nan" in text else [text]
+        same = {} if options.by else on_one_device(records, after, before)
+        if same:
+            text = table(same, after, before, ("all", "all"))
+            blocks.append(text.replace("\n", ", pairs of runs on one kind of device\n", 1))
     for number, part in parts.items():
         text = levels(part, kinds) if options.by else leakage(part, kinds)
         blocks.append(text.replace("\n", f", {options.by} {number}\n", 1) if options.by else text)

@@ -103,6 +103,18 @@ def test_an_unfinished_grid_is_compared_where_it_has_every_method(folder: Path) 
     assert f"| all methods | 10 | {np.mean([5.5, 6.5, 9.0]):+.1f} ±" in last
 
 
+def test_pairs_of_runs_on_one_kind_of_device(folder: Path) -> None:
+    records = gains.read([folder])
+    assert gains.on_one_device(records, "instances", "plain") == {}
+    for pair, record in records["instances"].items():
+        record["machine"] = {"device": "gpu" if pair[2] == 1 else "cpu"}
+    for record in records["plain"].values():
+        record["machine"] = {"device": "cpu"}
+    same = gains.on_one_device(records, "instances", "plain")
+    assert {pair[2] for runs in same.values() for pair in runs} == {2}
+    assert len(same["plain"]) == len(same["instances"]) == 6
+
+
 def test_plain_runs_of_another_study_stand_in_by_the_order_of_their_seeds(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
