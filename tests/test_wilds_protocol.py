@@ -128,6 +128,7 @@ def test_report_and_summary_of_such_a_run(tmp_path):
     # could know.
     assert "no labels that a probe" not in said and "No domain was held out" not in said
     assert "finds the domain" not in said
+    assert json.loads(run.results_file.read_text())["unseen"] == ["hospital 1", "hospital 2"]
     settings = FinetuneConfig(fractions=(0.05,), steps=1)
     sides = {r["domain"]: r["side"] for r in finetune(run.path, settings)["rows"]}
     assert sides["hospital 2"] == "unseen"

@@ -86,6 +86,10 @@ def evaluate(
             f"{dataset.name} has labels but no domains, so that no probe is trained: give each "
             "image a domain (in a manifest, a column domain; one name for all will do)"
         )
+    unseen = list(config.held_out)
+    if wilds:  # Some domains have no training images, though nobody held them out.
+        known = set(dataset.domains.index[training].tolist())
+        unseen += [name for i, name in enumerate(dataset.domains.names) if i not in known]
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:
@@ -94,7 +98,7 @@ def evaluate(
         "run": str(run.path),
         "config": asdict(config),
         "data": describe(dataset),
-        "unseen": list(config.held_out),
+        "unseen": unseen,
         "feature_dim": int(features.shape[1]),
         "variant_dim": variant_dim,
         "seed": seed,
