@@ -193,6 +193,22 @@ def change(name, value):
     return changed
 
 
+def test_the_first_layer_is_exempt_and_not_the_block_that_holds_it(tmp_path):
+    # All of a densenet lies in its first child.
+    spec = EncoderSpec("densenet121", 3, 32)
+    model = fresh(spec, 1)
+    state = model.state_dict()
+    assert {name.split(".")[0] for name in state} == {"features"}
+    torch.save({k: v for k, v in state.items() if "denseblock3" not in k}, tmp_path / "half.pth")
+    with pytest.raises(DdmError, match=r"it lacks features\.denseblock3"):
+        adapt(fresh(spec, 2), str(tmp_path / "half.pth"), spec)
+    # Of another number of channels the first layer alone starts anew.
+    grey = EncoderSpec("densenet121", 1, 32)
+    torch.save(state, tmp_path / "whole.pth")
+    matched = adapt(fresh(grey, 2), str(tmp_path / "whole.pth"), grey)
+    assert [name for name, _ in matched.missing] == ["features.conv0.weight"]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

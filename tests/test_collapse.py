@@ -85,3 +85,6 @@ def test_warnings() -> None:
     assert "span 1.0 of 64 directions" in warning_for(line)
     # A small batch of a wide encoder is measured by what it could span at most.
     assert warning_for(sphere(16, 2048)) is None
+    # Two images lie on a line, however well the encoder does, and three in a plane.
+    for few in (2, 3, 4):
+        assert warning_for(sphere(few, 192)) is None

@@ -50,3 +50,18 @@ def test_each_gradient_is_cut_by_itself():
     clip_gradients(optimizer, OptimizerSettings("sgd", 0.1, 0.0, clip_norm=3.0))
     torch.testing.assert_close(long.grad, torch.tensor([1.8, 2.4]))
     torch.testing.assert_close(short.grad, torch.tensor([0.3, 0.4]))
+
+
+def test_lars_without_decay_keeps_its_trust_ratio():
+    def step(decay):
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 8)
+        before = layer.weight.detach().clone()
+        settings = OptimizerSettings("lars", learning_rate=1.2, weight_decay=decay)
+        optimizer = make_optimizer([layer], settings, batch=256)
+        layer(torch.randn(16, 8)).square().sum().backward()
+        optimizer.step()
+        return float((layer.weight.detach() - before).norm() / before.norm())
+
+    assert step(0.0) == pytest.approx(step(1e-6), rel=1e-3)
+    assert step(0.0) < 0.01

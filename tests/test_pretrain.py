@@ -258,6 +258,7 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(method_args={"hidden_dim": 0.5}), "method_args.hidden_dim=0.5 must be of type int"),
         (dict(encoder="vit_small_patch32_224", method="dino"), "not take images of 16 pixels"),
         (dict(method_args={"other_domains": 2}), r"other_domains=2 must lie in \[0, 1\]"),
+        (dict(precision="16-mixed"), "--precision 16-mixed is for a GPU; use bf16-mixed"),
         (dict(init="nowhere.pth"), "--init nowhere.pth: neither a file nor a pretrained model"),
     ],
 )
@@ -289,6 +290,37 @@ def test_images_that_changed_are_refused_on_resume(tmp_path, dataset, monkeypatc
             pretrain(config(tmp_path), dataset)
     with pytest.raises(DdmError, match=r"has changed since .* images are new, 0 are gone"):
         resume(tmp_path / "run", make_dataset(each=13))
+
+
+@pytest.mark.parametrize("domains", ["given", "discover", "shuffled"])
+def test_nor_are_images_that_changed_before_the_first_checkpoint(
+    tmp_path, dataset, monkeypatch, domains
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path, domains=domains), dataset)
+    before = (tmp_path / "run" / "domains.parquet").read_bytes()
+    for each in (11, 13):
+        with pytest.raises(DdmError, match="has changed since"):
+            resume(tmp_path / "run", make_dataset(each=each))
+    assert (tmp_path / "run" / "domains.parquet").read_bytes() == before
+    assert resume(tmp_path / "run", dataset).encoder_file.exists()
+
+
+def test_a_table_of_domains_that_is_gone_is_not_waited_for(tmp_path, dataset, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path, domains="shuffled"), dataset)
+    (tmp_path / "run" / "pseudo_domains.parquet").unlink()
+    with pytest.raises(DdmError, match=r"pseudo_domains\.parquet"):
+        resume(tmp_path / "run", dataset)
+
+
+def test_workers_are_not_negative():
+    with pytest.raises(DdmError, match="workers=-1 must not be negative"):
+        PretrainConfig(workers=-1)
 
 
 def test_a_loss_that_is_not_finite_names_the_term_and_keeps_the_checkpoint(
@@ -362,8 +394,12 @@ def test_a_batch_of_one_image_is_refused(method):
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 6))
     with pytest.raises(ValueError, match="a batch of 1 image: batch norm and negatives need two"):
         kind(encoder, 6)([torch.rand(1, 3, 2, 2)] * 2)
-    with pytest.raises(ValueError, match="needs two views of each image, not 1"):
+    with pytest.raises(ValueError, match="needs two views.* of each image, not 1"):
         kind(encoder, 6)([torch.rand(4, 3, 2, 2)])
+    # A third would be taken for other images' views; DINO has local ones.
+    if method != "dino":
+        with pytest.raises(ValueError, match="needs two views of each image, not 3"):
+            kind(encoder, 6)([torch.rand(4, 3, 2, 2)] * 3)
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):

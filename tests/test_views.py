@@ -428,6 +428,18 @@ def test_edges_of_some_images_only() -> None:
     torch.testing.assert_close(view[changed][0], draw_edges(images[:1])[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_autocast_changes_nothing(channels: int) -> None:
+    # Crops placed in bfloat16 are off by whole pixels in larger images.
+    images = random_images(16, channels, 96, 96)
+    busy = ViewSettings(64, crop_scale=(0.08, 1.0), blur=0.5, solarize=0.2, edges=0.3,
+                        shared_style=0.5)  # fmt: skip
+    expected = random_view(images, busy, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        view = random_view(images, busy, generator())
+    assert view.dtype == torch.float32 and torch.equal(view, expected)
+
+
 # --- draws ---------------------------------------------------------------------------------------
 
 

@@ -109,11 +109,14 @@ def _require_same_architecture(
     matched: Matched, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spec: EncoderSpec
 ) -> None:
     first = next(name for name, tensor in own.items() if tensor.ndim > 1)
-    stem = first.split(".")[0]
+    stem = first.split(".")[0] + "."
+    held = sum(tensor.numel() for name, tensor in own.items() if f"{name}.".startswith(stem))
+    if held > 0.1 * sum(tensor.numel() for tensor in own.values()):
+        # No stem, but a block that holds the body too: the first layer alone.
+        stem = (first.rpartition(".")[0] or first) + "."
+    exempt = (stem, "pos_embed.", "patch_embed.")
     absent = [
-        name
-        for name, _ in matched.missing
-        if own[name].ndim and name.split(".")[0] not in (stem, "pos_embed", "patch_embed")
+        name for name, _ in matched.missing if own[name].ndim and not f"{name}.".startswith(exempt)
     ]
     stages = {name.split(".")[0] for name in own}
     deeper = [name for name in matched.unused if name.split(".")[0] in stages]

@@ -40,9 +40,10 @@ def relative_deviation(features: Tensor) -> float:
 
 def collapse_warning(rank: float, deviation: float, features: Tensor) -> str | None:
     """One line that says so, where features have collapsed; else None."""
-    largest = min(features.shape)
+    # Centred, so that one direction fewer than images is left.
+    largest = min(len(features) - 1, features.shape[1])
     if deviation < 0.05:
         return f"all images get nearly the same features (deviation {deviation:.3f} of 1)"
-    if rank < max(2.0, 0.03 * largest):
+    if rank < max(min(2.0, 0.5 * largest), 0.03 * largest):
         return f"the features span {rank:.1f} of {largest} directions"
     return None

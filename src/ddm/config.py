@@ -159,6 +159,8 @@ class PretrainConfig:
         for name in ("checkpoint_steps", "seed", "rediscover_every"):
             if getattr(self, name) < 0:
                 raise DdmError(f"{name}={getattr(self, name)} must not be negative")
+        if self.workers is not None and self.workers < 0:
+            raise DdmError(f"workers={self.workers} must not be negative")
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):

@@ -18,7 +18,8 @@ from ddm.pages import write_page
 SHOWN = 10  # images of a strip
 MAP_POINTS = 2000
 FEWEST_MAP_POINTS = 10
-#: Of 600 images of one domain 2 draws in 45 were taken for several, of 1,200 none (docs/discovery.md).
+#: Of 600 images of one domain 2 draws in 45 were taken for several, of 1,200 none
+#: (docs/discovery.md).
 MANY = 1000
 
 

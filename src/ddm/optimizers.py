@@ -57,8 +57,13 @@ def make_optimizer(
     rate = settings.learning_rate * growth
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
-    kind = LARS if settings.name == "lars" else torch.optim.SGD
-    return kind(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
+    # Where the decay is exactly 0 lightly's LARS leaves out its trust ratio, as is wanted of norms
+    # and biases, and takes steps many times as long.
+    decay = settings.weight_decay or 1e-12
+    lars: torch.optim.Optimizer = LARS(groups, lr=rate, momentum=0.9, weight_decay=decay)
+    return lars
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> None:

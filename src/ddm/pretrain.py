@@ -65,12 +65,7 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
         config = replace(config, init=str(Path(config.init).resolve()))
     dataset = dataset or open_images(config)
     pseudo = pseudo_domains(config, dataset) if first else first_process_domains(config, run)
-    try:
-        training = Pretraining(config, dataset, pseudo_domains=pseudo)
-    except DdmError:
-        raise
-    except ValueError as error:
-        raise DdmError(str(error)) from None
+    training = _training(config, dataset, pseudo)
     if first:
         RunFolder.create(config)
         run.save_domains(dataset)
@@ -109,6 +104,17 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     return _fit(run, training, checkpoint=None)
 
 
+def _training(
+    config: PretrainConfig, dataset: ImageDataset, pseudo: DomainTable | None, begin: bool = True
+) -> Pretraining:
+    try:
+        return Pretraining(config, dataset, begin, pseudo)
+    except DdmError:
+        raise
+    except ValueError as error:
+        raise DdmError(str(error)) from None
+
+
 def first_process_domains(
     config: PretrainConfig, run: RunFolder, patience: float = 3600
 ) -> DomainTable | None:
@@ -142,15 +148,18 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
     dataset = dataset or open_images(config)
     if not run.checkpoint_file.exists():
         # It was stopped before its first checkpoint: the same seed begins the same run.
-        run.save_domains(dataset)
+        if run.domains_file.exists():
+            dataset = run.with_saved_domains(dataset)
+        else:
+            run.save_domains(dataset)
         if is_first_process() and not run.pseudo_domains_file.exists():
             found = pseudo_domains(config, dataset)
             if found is not None:
                 run.save_pseudo_domains(dataset, found)
         pseudo = first_process_domains(config, run)
-        return _fit(run, Pretraining(config, dataset, pseudo_domains=pseudo), checkpoint=None)
+        return _fit(run, _training(config, dataset, pseudo), checkpoint=None)
     for stale in run.checkpoint_file.parent.glob(".*.part"):
-        stale.unlink()  # What a kill left of a checkpoint that was being written.
+        stale.unlink(missing_ok=True)  # What a kill left of a checkpoint that was being written.
     checkpoint = load_checkpoint(run.checkpoint_file)
     theirs = PretrainConfig.from_dict(checkpoint.get("ddm_config"), str(run.checkpoint_file))
     changed = differences(theirs, config)
@@ -159,10 +168,9 @@ def resume(path: Path | str, dataset: ImageDataset | None = None) -> RunFolder:
             f"{run.checkpoint_file} is of another configuration than {run.config_file} "
             f"({'; '.join(changed)}); restore the file, or begin a new run"
         )
-    pseudo = first_process_domains(config, run)
+    pseudo = None if config.domains == "given" else run.load_pseudo_domains()
     dataset = run.with_saved_domains(dataset)
-    training = Pretraining(config, dataset, begin=False, pseudo_domains=pseudo)
-    return _fit(run, training, checkpoint)
+    return _fit(run, _training(config, dataset, pseudo, begin=False), checkpoint)
 
 
 def finish(config: PretrainConfig) -> RunFolder:
@@ -187,11 +195,13 @@ def require_devices(config: PretrainConfig) -> None:
     """Refuse devices that this machine lacks.
 
     Raises:
-        DdmError: no GPU, or fewer than asked for.
+        DdmError: no GPU, fewer than asked for, or a precision that is for one.
     """
     found = torch.cuda.device_count()
     if config.accelerator == "gpu" and found == 0:
         raise DdmError("--accelerator gpu: PyTorch finds no GPU; use --accelerator cpu")
+    if config.precision == "16-mixed" and not on_gpu(config):
+        raise DdmError("--precision 16-mixed is for a GPU; use bf16-mixed, or 32-true")
     if on_gpu(config) and config.devices > found:
         raise DdmError(f"--devices {config.devices}: this machine has {found} GPU(s)")
 

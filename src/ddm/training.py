@@ -261,18 +261,19 @@ class Pretraining(pl.LightningModule):
             logger.log_metrics(row, step=self.global_step - 1)
         # The first epochs start from a network that has learnt nothing yet.
         warning = collapse_warning(rank, deviation, features)
-        if warning and self.current_epoch >= min(5, self.config.epochs // 4):
+        if warning and is_first_process() and self.current_epoch >= min(5, self.config.epochs // 4):
             tell(
                 f"epoch {self.current_epoch}: {warning}: the encoder is collapsing. Lower "
                 "--learning_rate, raise --batch_size, or lower the weights of the module"
             )
-        if ratio is not None and ratio < WEAK and not self.told_weak:
-            self.told_weak = True
+        weak = ratio is not None and ratio < WEAK and not self.told_weak
+        if weak and is_first_process():
             tell(
                 f"epoch {self.current_epoch}: the module pulls on the encoder {ratio:.1g} times as "
                 f"strongly as {self.config.method} does: it hardly counts. Raise its weights, "
                 "--ddm.invariance_weight first"
             )
+        self.told_weak |= weak
         if self.memory is not None and self.collects_features:
             self._rediscover(self.memory)
 

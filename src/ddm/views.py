@@ -121,24 +121,28 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     Returns:
         Normalised views, shape (N, C, size, size), channels-last in memory.
     """
-    draw = torch.rand(len(images), 13, generator=generator)
-    view = crop_and_flip(to_float(images), settings, draw[:, :5])
-    if settings.shared_style > 0:
-        which, area = torch.rand(2, generator=generator).tolist()
-        view = share_style(view, int(which * len(view)), area * settings.shared_style)
-        draw[:, 5:11] = draw[:1, 5:11].clone()
-    view = jitter_color(view, settings, draw[:, 5:11]).clamp(0, 1)
-    if settings.blur > 0:
-        view = blur(view, settings, draw[:, 11:])
-    if settings.solarize > 0:
-        chosen = torch.rand(len(images), generator=generator) < settings.solarize
-        chosen = chosen.to(view.device)[:, None, None, None]
-        view = torch.where(chosen & (view >= 0.5), 1 - view, view)
-    if settings.edges > 0:
-        chosen = (torch.rand(len(images), generator=generator) < settings.edges).nonzero().flatten()
-        chosen = chosen.to(view.device)
-        view = view.index_copy(0, chosen, draw_edges(view[chosen]))
-    return normalize(view)
+    # Under autocast crops would be placed, and colours made, in bfloat16, which has eight bits.
+    with torch.autocast(images.device.type, enabled=False):
+        draw = torch.rand(len(images), 13, generator=generator)
+        view = crop_and_flip(to_float(images), settings, draw[:, :5])
+        if settings.shared_style > 0:
+            which, area = torch.rand(2, generator=generator).tolist()
+            view = share_style(view, int(which * len(view)), area * settings.shared_style)
+            draw[:, 5:11] = draw[:1, 5:11].clone()
+        view = jitter_color(view, settings, draw[:, 5:11]).clamp(0, 1)
+        if settings.blur > 0:
+            view = blur(view, settings, draw[:, 11:])
+        if settings.solarize > 0:
+            chosen = torch.rand(len(images), generator=generator) < settings.solarize
+            chosen = chosen.to(view.device)[:, None, None, None]
+            view = torch.where(chosen & (view >= 0.5), 1 - view, view)
+        if settings.edges > 0:
+            chosen = (
+                (torch.rand(len(images), generator=generator) < settings.edges).nonzero().flatten()
+            )
+            chosen = chosen.to(view.device)
+            view = view.index_copy(0, chosen, draw_edges(view[chosen]))
+        return normalize(view)
 
 
 def random_views(

@@ -46,6 +46,8 @@ class Method(nn.Module):
 
     #: What the paper trains with.
     optimizer: ClassVar[OptimizerSettings]
+    #: Whether there may be more than two views.
+    many_views: ClassVar[bool] = False
     #: The dataclass of the method's own settings.
     settings_type: ClassVar[type[Any]]
 
@@ -98,13 +100,14 @@ class Method(nn.Module):
                 :attr:`needs_domains` only.
 
         Raises:
-            ValueError: too few views, a batch that the method cannot learn from, or no domains
-                where they are needed.
+            ValueError: too few views or too many, a batch that the method cannot learn from, or no
+                domains where they are needed.
         """
         views = list(views)
-        if len(views) < 2:
+        wanted = "two views or more" if self.many_views else "two views"
+        if len(views) < 2 or (len(views) > 2 and not self.many_views):
             raise ValueError(
-                f"{type(self).__name__} needs two views of each image, not {len(views)}"
+                f"{type(self).__name__} needs {wanted} of each image, not {len(views)}"
             )
         if self.training:
             self.check_batch(len(views[0]) * world_size())

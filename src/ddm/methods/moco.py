@@ -126,7 +126,7 @@ class MoCo(Method):
             )
 
     def step(self, views: list[Tensor]) -> MethodOutput:
-        query_view, key_view = views[:2]
+        query_view, key_view = views
         features = self.encoder(query_view)
         queries = F.normalize(self.head(features[:, self.head_start :]), dim=1)
         key_features = self.key_encoder(key_view)
