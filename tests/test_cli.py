@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ddm.cli import main
@@ -86,7 +87,7 @@ def test_truncated_images_are_skipped_counted_and_listed(folder, tmp_path, capsy
     victim.write_bytes(victim.read_bytes()[:90])
     run = tmp_path / "run"
     assert main(["pretrain", str(folder), "-o", str(run), *FAST]) == 0
-    assert "1 image could not be read and was skipped" in capsys.readouterr().err
+    assert "1 image was left out, unreadable or in no split file" in capsys.readouterr().err
     assert "night/cross/3.png" in (run / "skipped.csv").read_text()
     line = refused(capsys, "pretrain", folder, "-o", tmp_path / "strict", "--strict", *FAST)
     assert "night/cross/3.png" in line
@@ -124,6 +125,20 @@ def test_an_unfinished_run_is_not_evaluated(folder, tmp_path, capsys):
     assert "has not finished; `ddm resume" in refused(capsys, "evaluate", run)
 
 
+@pytest.mark.parametrize("spelling", [("--config", "{}"), ("--config={}",)])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_command_line_overrides_the_file_wherever_it_is_named(
+    tmp_path, capsys, spelling, place
+):
+    (tmp_path / "c.yaml").write_text("images: from_file\nepochs: 3\nseed: 5\n")
+    words = ["from_words", "--epochs", "7"]
+    named = [word.format(tmp_path / "c.yaml") for word in spelling]
+    with pytest.raises(SystemExit):
+        main(["pretrain", *words[:place], *named, *words[place:], "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["images"], printed["epochs"], printed["seed"]) == ("from_words", 7, 5)
+
+
 def test_methods_and_encoders_are_listed(capsys):
     assert main(["methods"]) == 0
     said = capsys.readouterr().out
@@ -133,8 +148,9 @@ def test_methods_and_encoders_are_listed(capsys):
     assert "no encoder matches 'nope'" in refused(capsys, "encoders", "nope")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "ddm", "encoders"]
+@pytest.mark.parametrize("what", ["encoders", "methods"])
+def test_a_reader_that_has_seen_enough_is_no_error(what):
+    command = [sys.executable, "-m", "ddm", what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         error = process.stderr.read().decode()

@@ -394,7 +394,7 @@ def test_a_batch_of_one_image_is_refused(method):
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 6))
     with pytest.raises(ValueError, match="a batch of 1 image: batch norm and negatives need two"):
         kind(encoder, 6)([torch.rand(1, 3, 2, 2)] * 2)
-    with pytest.raises(ValueError, match="needs two views.* of each image, not 1"):
+    with pytest.raises(ValueError, match=r"needs two views.* of each image, not 1"):
         kind(encoder, 6)([torch.rand(4, 3, 2, 2)])
     # A third would be taken for other images' views; DINO has local ones.
     if method != "dino":

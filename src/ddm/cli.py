@@ -27,13 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for data that were checked and found unusable, 2 for input that
         cannot be used, 130 when interrupted.
     """
-    options = build_parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(_config_first(words))
     command = options.command
     try:
         status = COMMANDS[command](options[command])
+        sys.stdout.flush()
     except DdmError as error:
         print(f"ddm: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # `ddm encoders | head` has seen enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         # A full disk, a folder that may not be written to, a file that went away.
         where = error.filename or "a file of this command"
@@ -44,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
         return 130
     return status or 0
+
+
+def _config_first(words: list[str]) -> list[str]:
+    """The words with ``--config FILE`` before all others, which then override what it says."""
+    for i, word in enumerate(words[1:], 1):
+        length = 2 if word == "--config" else 1 if word.startswith("--config=") else 0
+        if length:
+            return [words[0], *words[i : i + length], *words[1:i], *words[i + length :]]
+    return words
 
 
 class Parser(ArgumentParser):
@@ -322,11 +337,7 @@ def _methods(options: Namespace) -> None:
 def _encoders(options: Namespace) -> None:
     from ddm.encoders import list_encoders
 
-    try:
-        print("\n".join(list_encoders(options.pattern)), flush=True)
-    except BrokenPipeError:
-        # `ddm encoders | head` has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n".join(list_encoders(options.pattern)))
 
 
 def _demo(options: Namespace) -> None:

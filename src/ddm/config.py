@@ -62,6 +62,8 @@ class PretrainConfig:
         splits: of data that come with split files: drawn anew, or the official ones; of WILDS'
             poverty a fold, A to E, A by default.
         classes: those to read, in this order, of DomainNet's 345; all by default.
+        partial: take what there is of PACS, DomainNet, OfficeHome, VLCS or TerraIncognita where
+            images, classes or domains are missing.
         strict: refuse data with unreadable images instead of skipping them.
         domains: "given" by the data; or "discover" pseudo-domains in the training images, where a
             folder is taken as a heap, whose sub-folders say nothing; or "shuffled", the given ones
@@ -106,6 +108,7 @@ class PretrainConfig:
     train_split: Literal["train", "all"] = "train"
     splits: Splits = "drawn"
     classes: list[str] = field(default_factory=list)
+    partial: bool = False
     strict: bool = False
     domains: Literal["given", "discover", "shuffled"] = "given"
     num_domains: int | None = None

@@ -84,11 +84,11 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
     if first and dataset.skipped:
         run.save_skipped(dataset)
         what = (
-            "image could not be read and was"
+            "image was left out, unreadable or in no split file;"
             if len(dataset.skipped) == 1
-            else "images could not be read and were"
+            else "images were left out, unreadable or in no split file;"
         )
-        tell(f"{len(dataset.skipped)} {what} skipped; {run.skipped_file} lists them")
+        tell(f"{len(dataset.skipped)} {what} {run.skipped_file} lists them")
     steps = config.epochs * (len(training.images) // (config.batch_size * config.devices))
     own = optimizer_settings(config).learning_rate
     if first and 0 < steps < FEW_STEPS and config.learning_rate is None and config.init is None:

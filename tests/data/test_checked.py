@@ -5,8 +5,9 @@ import os
 import pytest
 from PIL import Image
 
-from ddm.data import checked, images
+from ddm.data import cache, checked, images
 from ddm.data.folder import load_folder
+from ddm.errors import DdmError
 
 
 @pytest.fixture
@@ -62,6 +63,33 @@ def test_another_size_is_another_question(root, decoded):
     load_folder(root, 8)
     decoded.clear()
     assert load_folder(root, 2).enlarged == 0 and len(decoded) == 6
+    decoded.clear()
+    # Neither of which makes it forget the other.
+    assert load_folder(root, 8).enlarged == 2 and load_folder(root, 2).enlarged == 0
+    assert decoded == []
+
+
+def test_a_part_of_the_files_leaves_the_rest_known(root, decoded):
+    load_folder(root, 8)
+    keys = load_folder(root, 8).keys
+    Image.new("RGB", (9, 9)).save(root / keys[0])
+    decoded.clear()
+    images.keep_readable(root, keys[:3], 8, 3, False)
+    assert decoded == [keys[0]]
+    decoded.clear()
+    load_folder(root, 8)
+    assert decoded == []
+
+
+def test_without_a_home_nothing_is_remembered(root, decoded, monkeypatch):
+    for name in ("DDM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    for _ in range(2):
+        decoded.clear()
+        assert len(load_folder(root, 8)) == 6 and len(decoded) == 6
+    with pytest.raises(DdmError, match="set DDM_CACHE to a folder"):
+        cache.cache_dir()
 
 
 def test_unreadable_files_are_looked_at_each_time(root, decoded):

@@ -45,6 +45,36 @@ def test_domains_and_classes(tmp_path):
     assert dataset.instances is None
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "crossval"), ("test",)])
+def test_splits_do_not_pass_for_classes(tmp_path, names):
+    make(tmp_path, *(f"{d}/{split}/{c}/1.png" for d in "ab" for split in names for c in "xy"))
+    with pytest.raises(DdmError, match=r"called like splits \(.*, and would pass for classes"):
+        load_folder(tmp_path)
+    # A train may be a train.
+    make(tmp_path, "a/bus/1.png", "b/bus/1.png")
+    assert "bus" in load_folder(tmp_path).labels["class"].names
+
+
+def test_a_folder_between_domains_and_classes_is_told_of(tmp_path, capsys):
+    make(tmp_path, "amazon/images/bike/1.png", "dslr/images/desk/1.png")
+    assert load_folder(tmp_path).labels["class"].names == ("images",)
+    assert "taken for their only class: if bike, desk are classes" in capsys.readouterr().err
+
+
+def test_images_of_other_formats_are_told_of(tmp_path, capsys):
+    make(tmp_path, "a/1.png", "b/1.png")
+    for name in ("a/2.AVIF", "b/3.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(load_folder(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert "2 files of formats that are not read (.avif, .heic) are passed over" in said
+    assert "first a/2.AVIF" in said
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.heic").write_bytes(b"x")
+    with pytest.raises(DdmError, match=r"holds no images.*1 files of formats .*heic"):
+        load_folder(tmp_path / "phone")
+
+
 def test_domains_alone(tmp_path):
     dataset = load_folder(make(tmp_path, "a/1.png", "b/1.png", "b/2.png"), channels=1)
     assert domains_of(dataset) == ["a", "b", "b"]
@@ -119,7 +149,7 @@ def test_no_images(tmp_path):
 
 def test_images_in_the_root(tmp_path):
     make(tmp_path, "a/1.png", "b/1.png", "stray.png")
-    with pytest.raises(DdmError, match=r"stray.png lies directly in .* sub-folder, or use a manif"):
+    with pytest.raises(DdmError, match=r"stray.png lies directly in .* sub-folder, use a manif"):
         load_folder(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -144,6 +145,25 @@ def test_exif_orientation(tmp_path, extension, orientation):
     options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
     path = saved(tmp_path, stored, f"a.{extension}", exif=exif, **options.get(extension, {}))
     assert close(read_image(path, 16), upright, tolerance=4)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x011A, 2, 4, b"abc\0"),  # a resolution that is text
+        (0x0128, 4, 1, struct.pack("<I", 2**31)),  # a unit that fits no 16 bits
+        (0x0103, 11, 1, struct.pack("<f", 1.5)),  # a compression that is no integer
+    ],
+)
+def test_an_odd_tag_beside_the_orientation_does_no_harm(tmp_path, odd):
+    tags = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), odd]
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in sorted(tags))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    stored = Image.new("RGB", (16, 16), WHITE)
+    stored.paste(RED, (0, 0, 8, 16))  # left, and upright: above
+    path = saved(tmp_path, stored, "a.jpg", exif=exif, quality=95)
+    read = read_image(path, 16)
+    assert close(read[:6], RED, 4) and close(read[10:], WHITE, 4)
 
 
 def test_damaged_exif_does_no_harm(tmp_path):

@@ -26,6 +26,7 @@ def load_images(
     strict: bool = False,
     splits: Splits = "drawn",
     classes: Sequence[str] = (),
+    partial: bool = False,
 ) -> ImageDataset:
     """Open a source of images by what it is.
 
@@ -40,6 +41,8 @@ def load_images(
             validation split, or train, val and test drawn by the images' names. A fold, "A" to
             "E", of WILDS' poverty.
         classes: those to read of DomainNet, in the order of their labels; all by default.
+        partial: take what there is of PACS, DomainNet, OfficeHome, VLCS or TerraIncognita where
+            images, classes or domains are missing.
 
     Raises:
         DdmError: there is no such source, or it cannot be used; the message says why.
@@ -52,6 +55,14 @@ def load_images(
             f"--classes {', '.join(classes)}: chosen from DomainNet's, and {images} is not "
             "DomainNet"
         )
+    path = Path(images)
+    if partial and not (path.is_dir() and _is_benchmark(path)):
+        raise DdmError(
+            f"--partial: for PACS, DomainNet, OfficeHome, VLCS and TerraIncognita, and {images} is "
+            "none of them"
+        )
+    if splits == "official" and not (path.is_dir() and _has_official_splits(path)):
+        raise DdmError(f"--splits official: {images} has no split files; leave it out")
     if images == "emoji":
         from ddm.data.emoji import EMOJI_SIZES, load_emoji
 
@@ -65,9 +76,8 @@ def load_images(
         from ddm.data.huggingface import load_huggingface
 
         return load_huggingface(images, load_size(size), channels, strict)
-    path = Path(images)
     if path.is_dir():
-        return _load_folder(path, load_size(size), channels, strict, splits, classes)
+        return _load_folder(path, load_size(size), channels, strict, splits, classes, partial)
     if path.suffix.lower() in (".csv", ".parquet"):
         from ddm.data.manifest import load_manifest
 
@@ -81,10 +91,11 @@ def load_images(
 def open_images(config: PretrainConfig) -> ImageDataset:
     """The images of a run, as its configuration says."""
     if config.domains == "discover" and is_heap(config.images):
-        if config.splits != "drawn" or config.classes:
+        if config.splits != "drawn" or config.classes or config.partial:
             raise DdmError(
                 "--domains discover takes a folder as a heap, which has neither split files nor "
-                "classes: leave out --splits and --classes, or list the images in a manifest"
+                "classes, and nothing to lack: leave out --splits, --classes and --partial, or "
+                "list the images in a manifest"
             )
         return open_heap(config.images, load_size(config.size), config.channels, config.strict)
     return load_images(
@@ -94,6 +105,7 @@ def open_images(config: PretrainConfig) -> ImageDataset:
         config.strict,
         config.splits,
         config.classes,
+        config.partial,
     )
 
 
@@ -136,8 +148,31 @@ def _is_domainnet(path: Path) -> bool:
     return path.is_dir() and domainnet.recognize(path) is not None
 
 
+def _is_benchmark(path: Path) -> bool:
+    from ddm.data import recognition
+
+    return recognition.recognize(path) is not None
+
+
+def _has_official_splits(path: Path) -> bool:
+    from ddm.data import domainbed, recognition
+
+    if _is_wilds(path):
+        return True
+    source = recognition.recognize(path)
+    if source is None or source.load is domainbed.load_domainbed:
+        return False
+    return source.survey(path).splits is not None
+
+
 def _load_folder(
-    path: Path, size: int, channels: int, strict: bool, splits: Splits, classes: Sequence[str]
+    path: Path,
+    size: int,
+    channels: int,
+    strict: bool,
+    splits: Splits,
+    classes: Sequence[str],
+    partial: bool,
 ) -> ImageDataset:
     from ddm.data import domainbed, domainnet, huggingface, recognition, wilds
     from ddm.data.folder import load_folder
@@ -148,7 +183,7 @@ def _load_folder(
     if huggingface.recognize(path) is not None:
         return huggingface.load_huggingface(path, size, channels, strict)
     if (source := recognition.recognize(path)) is not None:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"partial": partial}
         if source.load is not domainbed.load_domainbed:
             options["splits"] = splits
         if source.load is domainnet.load_domainnet and classes:

@@ -34,6 +34,7 @@ UNLISTED = ""
 Splits = Literal["official", "drawn"]
 
 _NAMED_AT_MOST = 3
+_REMEDY = "complete the download, or take what there is (--partial)"
 # What is looked at in search of the folder that was meant, so that the search takes no time.
 _LOOKED_INTO_AT_MOST = 20
 _DOMAINS_AMONG_AT_MOST = 200
@@ -250,7 +251,7 @@ def _look_for_missing(survey: Survey, present: set[tuple[int, int]]) -> None:
             Fault(
                 "missing",
                 f"{folder} lacks {len(lacking)} of {benchmark.title}'s {len(benchmark.domains)} "
-                f"domains ({some(lacking)}): complete the download",
+                f"domains ({some(lacking)}): {_REMEDY}",
                 tuple(f"{name}/" for name in lacking),
             )
         )
@@ -261,7 +262,7 @@ def _look_for_missing(survey: Survey, present: set[tuple[int, int]]) -> None:
             Fault(
                 "missing",
                 f"{folder} lacks {len(nowhere)} of {benchmark.title}'s {len(survey.wanted)} "
-                f"classes ({some(nowhere)}): complete the download",
+                f"classes ({some(nowhere)}): {_REMEDY}",
                 tuple(f"*/{name}/" for name in nowhere),
             )
         )
@@ -278,7 +279,7 @@ def _look_for_missing(survey: Survey, present: set[tuple[int, int]]) -> None:
             Fault(
                 "missing",
                 f"{folder} lacks images of {len(gaps)} classes in some domain ({some(gaps)}): "
-                "complete the download",
+                f"{_REMEDY}",
                 tuple(gaps),
             )
         )
@@ -378,7 +379,9 @@ def domain_table(benchmark: Benchmark, domains: Sequence[int]) -> DomainTable:
 def holds(folder: Path, benchmark: Benchmark, named: bool = False) -> bool:
     """Whether a folder looks like the benchmark: over half of its domains, with classes of it.
 
-    Over half, so that a truncated download is still known for what it is.
+    Over half, so that a truncated download is still known for what it is. A folder of other classes
+    too is the benchmark, and has strays, where over half of its classes are there; else it is
+    someone's own, whose domains are called alike.
 
     Args:
         folder: where to look.
@@ -389,11 +392,16 @@ def holds(folder: Path, benchmark: Benchmark, named: bool = False) -> bool:
     least = 1 if named else len(benchmark.domains) // 2 + 1
     try:
         found = [e for e in _few(folder) if benchmark.domain(e.name) is not None and e.is_dir()]
-        return len(found) >= least and any(
-            benchmark.label(entry.name) is not None
+        if len(found) < least:
+            return False
+        labels = {
+            benchmark.label(entry.name)
             for domain in found
             for entry in os.scandir(domain.path)
-        )
+            if not is_hidden(entry.name) and (named or entry.is_dir())
+        }
+        known = labels - {None}
+        return bool(known) and (named or labels == known or len(known) > len(benchmark.classes) / 2)
     except OSError:
         return False
 

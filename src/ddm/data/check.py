@@ -178,7 +178,7 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
     return DataReport(
         root=os.fspath(root),
         layout=found.layout,
-        images=len(found.keys),
+        images=len(found.keys) + len(found.unreadable),
         counts=tuple(Count(*place, n) for place, n in sorted(counts.items())),
         faults=tuple(fault.message for fault in found.faults),
         missing=tuple(
@@ -213,6 +213,7 @@ class _Found:
     faults: list[Fault] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    #: Those that are not among the keys.
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 

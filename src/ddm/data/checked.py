@@ -1,8 +1,8 @@
 """Which files of a folder were found readable before, so that they need not be decoded again.
 
 A file is taken for the same while its name, its length and the time of its last change are. Only
-folders of many images are remembered: a few are checked anew as fast. One file a folder, in the
-user's cache.
+folders of many images are remembered: a few are checked anew as fast. One file for each folder and
+size of its images, in the user's cache.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm.data.cache import cache_dir
+from ddm.errors import DdmError
 from ddm.files import atomic
 
 #: Images from which on it is worth it.
@@ -50,15 +51,22 @@ class Memory:
         self.same = np.zeros(len(keys), bool)
         self.enlarged = np.zeros(len(keys), bool)
         self._now: NDArray[np.uint64] | None = None
+        self._then = np.zeros(0, np.uint64), np.zeros(0, bool)
         if path_of is None or len(keys) < REMEMBERED_FROM:
             return
-        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-        self._store = cache_dir() / "checked" / f"{name}.npz"
-        self._now = _digests(keys, path_of, f"{size}\0{channels}")
+        try:
+            folder = cache_dir()
+        except DdmError:
+            return  # It costs time alone.
+        # A question of its own for each size: going back and forth would forget both.
+        asked = os.fsencode(root.resolve()) + f"\0{size}\0{channels}".encode()
+        self._store = folder / "checked" / f"{hashlib.sha256(asked).hexdigest()[:32]}.npz"
+        self._now = _digests(keys, path_of)
         # Never written, or damaged: all is looked at again.
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
             with np.load(self._store, allow_pickle=False) as stored:
                 then, enlarged = stored["digests"], stored["enlarged"]
+            self._then = then, enlarged
             if len(then):
                 place = np.searchsorted(then, self._now).clip(max=len(then) - 1)
                 self.same = (then[place] == self._now) & (self._now > 0)
@@ -76,18 +84,23 @@ class Memory:
         if self._now is None or self.same[list(kept)].all():
             return
         found, flags = self._now[list(kept)], enlarged[list(kept)]
-        order = np.argsort(found)
+        # Of the folder's other files, such as those of classes that were not asked for, what was
+        # known stays known.
+        found = np.concatenate([found, self._then[0]])
+        flags = np.concatenate([flags, self._then[1]])
+        found, order = np.unique(found, return_index=True)
+        flags = flags[order]
         with suppress(OSError), atomic(self._store) as temporary, open(temporary, "wb") as file:
-            np.savez(file, digests=found[order], enlarged=flags[order])
+            np.savez(file, digests=found, enlarged=flags)
 
 
-def _digests(keys: Sequence[str], path_of: Callable[[int], str], how: str) -> NDArray[np.uint64]:
+def _digests(keys: Sequence[str], path_of: Callable[[int], str]) -> NDArray[np.uint64]:
     """A number for each file as it is now; 0 for one that is not there."""
     found = np.zeros(len(keys), np.uint64)
     for i, key in enumerate(keys):
         with suppress(OSError):
             status = os.stat(path_of(i))
-            text = f"{key}\0{status.st_size}\0{status.st_mtime_ns}\0{how}"
+            text = f"{key}\0{status.st_size}\0{status.st_mtime_ns}"
             digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8)
             found[i] = int.from_bytes(digest.digest(), "little")
     return found

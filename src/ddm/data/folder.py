@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
-from ddm.data.images import is_image_name, keep_readable
+from ddm.data.images import OTHER_FORMATS, is_image_name, keep_readable
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
+from ddm.progress import tell
 
-_SPLIT_NAMES = frozenset({*SPLITS, "valid", "validation"})
+_SPLIT_NAMES = frozenset({*SPLITS, "valid", "validation", "crossval"})
 _IGNORED = frozenset({"__MACOSX"})
 
 
@@ -58,6 +59,12 @@ def load_folder(
     labels = {}
     if with_classes:
         labels["class"] = Labels.from_names([place[1] for place in places])
+        below = {place[2] for place in places if len(place) > 3}
+        if len(labels["class"].names) == 1 and len(below) > 1:
+            tell(
+                f"{root}: all images lie in folders called {places[0][1]!r}, which is taken for "
+                f"their only class: if {', '.join(sorted(below)[:3])} are classes, move them up"
+            )
     return ImageDataset(
         name=root.resolve().name,
         keys=tuple(keys),
@@ -115,14 +122,26 @@ def find_images(root: Path) -> list[str]:
             f"{root} is not a folder: give the folder that holds one sub-folder a domain, "
             "or load a CSV or Parquet file as a manifest"
         )
-    keys = sorted(walk_images(os.fspath(root)))
+    others: list[str] = []
+    keys = sorted(walk_images(os.fspath(root), others=others))
     if not keys:
         raise DdmError(
             f"{root} holds no images: expected {root}/<domain>/<image> "
-            f"or {root}/<domain>/<class>/<image>"
+            f"or {root}/<domain>/<class>/<image>" + (f"; {other_formats(others)}" if others else "")
         )
     check_unicode(root, keys)
+    if others:
+        tell(f"{root}: {other_formats(others)}")
     return keys
+
+
+def other_formats(names: Sequence[str]) -> str:
+    """That images of other formats are passed over, in a line."""
+    kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in names}))
+    return (
+        f"{len(names):,} files of formats that are not read ({kinds}) are passed over, first "
+        f"{min(names)}: convert them to JPEG or PNG"
+    )
 
 
 def check_unicode(root: Path, keys: Sequence[str]) -> None:
@@ -149,7 +168,10 @@ def is_hidden(name: str) -> bool:
 
 
 def walk_images(
-    folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    folder: str,
+    prefix: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+    others: list[str] | None = None,
 ) -> Iterator[str]:
     """Keys of the images in a folder and below it, in no order.
 
@@ -157,6 +179,7 @@ def walk_images(
         folder: where to look.
         prefix: what each key starts with.
         above: device and inode of the folders on the way to this one.
+        others: gets the keys of images in formats that are not read.
 
     Raises:
         DdmError: a folder that cannot be listed.
@@ -178,9 +201,11 @@ def walk_images(
         if entry.is_dir(follow_symlinks=False) or (
             entry.is_symlink() and os.path.isdir(entry.path)
         ):
-            yield from walk_images(entry.path, f"{prefix}{entry.name}/", above | {here})
+            yield from walk_images(entry.path, f"{prefix}{entry.name}/", above | {here}, others)
         elif is_image_name(entry.name):
             yield prefix + entry.name
+        elif others is not None and os.path.splitext(entry.name)[1].lower() in OTHER_FORMATS:
+            others.append(prefix + entry.name)
 
 
 def has_classes(root: Path, keys: list[str]) -> bool:
@@ -199,6 +224,13 @@ def has_classes(root: Path, keys: list[str]) -> bool:
             "or rename the folder if it is a domain"
         )
     nested = [key for depth, key in by_depth.items() if depth > 1]
+    second = {key.split("/")[1] for key in keys if key.count("/") > 1}
+    if second and all(map(_is_split, second)):
+        raise DdmError(
+            f"the folders in {root}'s domains are called like splits "
+            f"({', '.join(sorted(second))}), and would pass for classes: expected "
+            f"{root}/<domain>/<class>/<image>; name splits in the column 'split' of a manifest"
+        )
     if 1 in by_depth and nested:
         raise DdmError(
             f"{root / by_depth[1]} lies directly in its domain's folder, but "

@@ -228,8 +228,9 @@ class _Columns:
     def _one_of(self, found: list[str], argument: str) -> str:
         if len(found) > 1:
             raise DdmError(
-                f"{self.name}: {_listed(found)} could each be the {argument} column; say which, "
-                f"{argument}={found[0]!r} for instance"
+                f"{self.name}: {_listed(found)} could each be the {argument} column: rename or "
+                "drop all but one and save the data set (in Python, "
+                f"load_huggingface(..., {argument}={found[0]!r}) says which)"
             )
         return found[0]
 

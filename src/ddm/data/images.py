@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ddm.cores import cores
@@ -20,6 +20,8 @@ from ddm.data.checked import Memory
 from ddm.data.keys import Keys
 from ddm.errors import DdmError
 
+#: Images that nobody here can decode, told of where a folder holds some.
+OTHER_FORMATS = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd"})
 #: What counts as an image when a folder is listed; compare with the suffix in lower case.
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -35,6 +37,17 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _GAP = 2
 
 _CHECKED_AT_ONCE = 64
+
+# By EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(DdmError):
@@ -88,13 +101,19 @@ def read_image(
         with Image.open(source, formats=_FORMATS) as image:
             image.draft(mode, (_GAP * size, _GAP * size))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            square = _central_square(_to_eight_bits(image, mode), size)
+            square = _central_square(_to_eight_bits(_upright(image), mode), size)
     # On damaged files the decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError
     # and more. Whatever it is, the file is to be named.
     except Exception as error:
         raise UnreadableImage(os.fspath(path), _reason(error, path, data)) from error
     return np.array(square).reshape(size, size, channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. Pillow's own function writes all other tags anew too,
+    and gives up on the image where one of them is odd."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_eight_bits(image: Image.Image, mode: str) -> Image.Image:
@@ -299,8 +318,15 @@ def keep_readable(
     skipped = tuple((keys[i], reason) for i, reason in unreadable.items())
     enlarged = memory.enlarged.copy()
     looked_at = [i for i in which if i not in unreadable]
+
+    def check(start: int) -> list[bool]:
+        return [reader.is_enlarged(i) for i in looked_at[start : start + _CHECKED_AT_ONCE]]
+
+    # In parts, since each task of a pool takes more than a kilobyte.
+    starts = range(0, len(looked_at), _CHECKED_AT_ONCE)
     with ThreadPoolExecutor(cores()) as pool:
-        enlarged[looked_at] = list(pool.map(reader.is_enlarged, looked_at))
+        for start, part in zip(starts, pool.map(check, starts), strict=True):
+            enlarged[looked_at[start : start + _CHECKED_AT_ONCE]] = part
     memory.keep(kept, enlarged)
     if len(kept) < len(keys):
         reader = open_with(root, [keys[i] for i in kept], size, channels)
