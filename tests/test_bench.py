@@ -11,6 +11,7 @@ import yaml
 
 from ddm.bench import OWN_GRIDS, Grid, bench
 from ddm.cli import main
+from ddm.config import PretrainConfig, differences
 from ddm.errors import DdmError
 from ddm.probe import SUMMARIES
 from synthetic import write_folder
@@ -158,9 +159,23 @@ def test_so_are_results_with_other_first_weights_or_images(done, images, changes
     other = write_grid(results.parent / "other.yaml", images, base={**base, **changes})
     with pytest.raises(DdmError, match=rf"of another .*{next(iter(changes))}: "):
         bench(other, results)
-    # Where the images lie is no matter.
+    # Where they lie is no matter.
     moved = write_grid(results.parent / "other.yaml", f"/elsewhere/{images.name}")
     bench(moved, results)
+
+
+def test_first_weights_are_the_same_wherever_the_file_is_named_from(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    one, other = (
+        PretrainConfig(init=init) for init in ("weights.pth", str(tmp_path / "weights.pth"))
+    )
+    assert differences(one, other) == []
+    assert differences(one, PretrainConfig(init="resnet18.a1_in1k")) != []
+    assert differences(one, PretrainConfig()) != []
+    # Moved, with the folder that holds it.
+    moved = [PretrainConfig(init=f"/{place}/runs/a") for place in ("here", "there")]
+    assert differences(*moved) == []
 
 
 def test_one_failing_run_does_not_stop_the_others(images, tmp_path):

@@ -314,7 +314,8 @@ def differences(one: PretrainConfig, other: PretrainConfig) -> list[str]:
         values = asdict(config)
         module = values.pop("ddm")
         if config.init is not None:
-            values["init"] = "/".join(Path(config.init).parts[-2:])
+            path = Path(config.init)
+            values["init"] = "/".join((path.resolve() if path.exists() else path).parts[-2:])
         return {**values, **{f"ddm.{k}": v for k, v in module.items()}}
 
     a, b = flat(one), flat(other)

@@ -139,7 +139,8 @@ def _datasets(runs: Sequence[Run], given: ImageDataset | None) -> list[ImageData
     for run in runs:
         c = run.config
         # Whatever open_images() looks at: a folder is read as a heap where domains are discovered.
-        source = (c.images, c.size, c.channels, c.strict, c.splits, c.domains, *c.classes)
+        how = (c.size, c.channels, c.strict, c.splits, c.domains, c.partial, *c.classes)
+        source = (c.images, *how)
         if given is None and source not in opened:
             opened[source] = open_images(c)
         found.append(run.folder.with_saved_domains(given or opened[source], True))
