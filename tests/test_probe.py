@@ -228,6 +228,19 @@ def test_interval_covers_with_groups_of_uneven_size() -> None:
     assert covered_naive < 120
 
 
+@pytest.mark.parametrize(("few", "said"), [(5, 0.84), (10, 0.90)])
+def test_interval_of_few_groups_is_too_narrow_as_it_is_said_to_be(few: int, said: float) -> None:
+    covered = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(few), 40)
+        right = rng.random(few * 40) < rng.beta(6, 4, few)[groups]
+        (interval,), _, _ = bootstrap([(right, groups)], resamples=300)
+        covered.append(interval.low <= 0.6 <= interval.high)
+    # Three standard errors of a share of 400.
+    assert abs(np.mean(covered) - said) < 3 * (said * (1 - said) / 400) ** 0.5
+
+
 def test_copies_within_a_group_tell_nothing_new() -> None:
     right, groups = answers(60, 0.7), np.arange(60)
     once = bootstrap([(right, groups)])

@@ -90,11 +90,11 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         Markdown: for each portion of the features one table of means and one of differences; the
         unseen domains one by one; and the hashes of the splits.
     """
-    sets = distinct([(r["held_out"], r.get("fold")) for r in records])
+    several = len(distinct([(r["held_out"], r.get("fold")) for r in records])) > 1
     blocks = [
         "Errors are over sets of held-out domains, or folds; the seeds of each are averaged first, "
         "since they share its images."
-        if len(sets) > 1
+        if several
         else "Errors are over seeds."
     ]
     for portion, title in _PORTIONS.items():
@@ -117,15 +117,15 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         head = ["variant", "runs", *(column[0] for column in columns)]
         rows = []
         for name in variants:
-            values = _independent(figures[name]).reshape(-1, len(columns))
+            values = _independent(figures[name], several).reshape(-1, len(columns))
             rows.append([name, str(len(figures[name])), *map(_mean, values.T)])
         blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
         rows = []
         for name in variants[1:]:
             pairs = [p for p in figures[name] if p in figures[variants[0]]]
-            gaps = _independent({p: figures[name][p] - figures[variants[0]][p] for p in pairs})
-            gaps = gaps.reshape(-1, len(columns))
-            rows.append([name, str(len(pairs)), *map(_difference, gaps.T)])
+            gaps = {p: figures[name][p] - figures[variants[0]][p] for p in pairs}
+            values = _independent(gaps, several).reshape(-1, len(columns))
+            rows.append([name, str(len(pairs)), *map(_difference, values.T)])
         if rows:
             title = f"{title}: difference from {variants[0]}, points (standard error; p)"
             blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
@@ -136,14 +136,14 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _independent(
-    figures: Mapping[tuple[tuple[str, ...], str | None, int], np.ndarray[Any, Any]],
+    figures: Mapping[tuple[tuple[str, ...], str | None, int], np.ndarray[Any, Any]], several: bool
 ) -> np.ndarray[Any, Any]:
-    """The figures of each set of held-out domains, seeds averaged; of each seed for one set."""
+    """The figures of each of several sets of held-out domains, seeds averaged; else of each run."""
+    if not several:
+        return np.array(list(figures.values()))
     sets: dict[tuple[Any, ...], list[np.ndarray[Any, Any]]] = {}
     for (held_out, fold, _), values in figures.items():
         sets.setdefault((held_out, fold), []).append(values)
-    if len(sets) < 2:
-        return np.array(list(figures.values()))
     return np.array([np.mean(values, axis=0) for values in sets.values()])
 
 

@@ -206,7 +206,7 @@ def _discover(options: Namespace) -> None:
     from pathlib import Path
 
     from ddm.discovery_page import headline, write_discovery_page
-    from ddm.progress import tell
+    from ddm.messages import tell
     from ddm.pseudo_domains import discover, has_files, pretrain_command
 
     output = Path(options.output)

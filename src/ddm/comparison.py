@@ -40,7 +40,7 @@ MEASURES = {
 }
 #: In the order of a report.
 WILDS_SPLITS = ("id_val", "val", "id_test", "test")
-#: Below so many groups of images bootstrap intervals hold less than 90% of what they should.
+#: Below so many groups of images 95% bootstrap intervals hold the truth less often than in 90%.
 FEW_GROUPS = 10
 #: Why there is no accuracy though there are labels.
 NOT_PROBED = (

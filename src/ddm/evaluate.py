@@ -19,9 +19,9 @@ from ddm.data.base import ImageDataset
 from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
 from ddm.files import atomic
+from ddm.messages import tell
 from ddm.probe import Row
-from ddm.progress import tell
-from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains
+from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains, trained_domains
 from ddm.run_folder import RunFolder
 from ddm.whitening import Whitening
 
@@ -87,9 +87,9 @@ def evaluate(
             "image a domain (in a manifest, a column domain; one name for all will do)"
         )
     unseen = list(config.held_out)
-    if wilds:  # Some domains have no training images, though nobody held them out.
-        known = set(dataset.domains.index[training].tolist())
-        unseen += [name for i, name in enumerate(dataset.domains.names) if i not in known]
+    if wilds:
+        trained = trained_domains(dataset)
+        unseen = [name for name in dataset.domains.names if name not in trained]
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:

@@ -38,6 +38,7 @@ from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.objectives import INVARIANCE, DomainBatch
 from ddm.probe import LinearProbe, Row, largest_class, summarize
+from ddm.protocols import trained_domains
 from ddm.run_folder import RunFolder
 from ddm.views import ViewSettings, plain_view, random_view
 
@@ -211,10 +212,7 @@ def finetune(
     if not dataset.labels:
         raise DdmError(f"{dataset.name} has no class labels, which label fractions need")
     label, labels = next(iter(dataset.labels.items()))
-    # Of WILDS some domains have no training images, whether or not they were held out.
-    trained = np.setdiff1d(dataset.select(splits=("train",)), dataset.select(pretrained.held_out))
-    numbers = set(dataset.domains.index[trained].tolist())
-    seen = tuple(name for number, name in enumerate(dataset.domains.names) if number in numbers)
+    seen = trained_domains(dataset, pretrained.held_out)
     unseen = tuple(name for name in dataset.domains.names if name not in seen)
 
     def samples(domains: Sequence[str], split: str) -> NDArray[np.int64]:

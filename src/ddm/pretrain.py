@@ -26,8 +26,9 @@ from ddm.domains import DomainTable
 from ddm.encoders import EncoderSpec
 from ddm.errors import DdmError
 from ddm.export import save_encoder
+from ddm.messages import tell
 from ddm.processes import LastWord, is_first_process, stopping_together
-from ddm.progress import ProgressBar, tell
+from ddm.progress import ProgressBar
 from ddm.run_folder import RunFolder
 from ddm.training import Pretraining, on_gpu, optimizer_settings
 from ddm.training_images import pseudo_domains

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from ddm.errors import DdmError
-from ddm.progress import tell
+from ddm.messages import tell
 from ddm.run_folder import RunFolder
 
 

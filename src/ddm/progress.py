@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
-from tqdm import tqdm
 
 
 class ProgressBar(TQDMProgressBar):
@@ -17,8 +15,3 @@ class ProgressBar(TQDMProgressBar):
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
-
-
-def tell(message: str) -> None:
-    """A warning for the person at the terminal, above the progress bar."""
-    tqdm.write(f"ddm: warning: {message}", file=sys.stderr)

@@ -102,6 +102,19 @@ def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | Non
     return standardized
 
 
+def trained_domains(dataset: ImageDataset, held_out: Sequence[str] = ()) -> tuple[str, ...]:
+    """The domains that have training images; some of WILDS' have none, though nobody held them out.
+
+    Args:
+        dataset: the images.
+        held_out: domains that are not counted.
+    """
+    training = dataset.domains.index[dataset.splits == "train"]
+    present = set(training.tolist())
+    names = enumerate(dataset.domains.names)
+    return tuple(name for i, name in names if i in present and name not in held_out)
+
+
 @dataclass(frozen=True)
 class SeenUnseen:
     """The protocol of seen and unseen domains.

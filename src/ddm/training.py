@@ -32,6 +32,7 @@ from ddm.distributed import gather_rows, synchronize_batch_norm
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.encoders import EncoderSpec, build_encoder, measure_features
 from ddm.errors import DdmError
+from ddm.messages import tell
 from ddm.methods import find_method
 from ddm.module import DomainDisentanglement, check_variant_dim, gradient_ratio
 from ddm.optimizers import (
@@ -42,7 +43,6 @@ from ddm.optimizers import (
     schedule_weight_decay,
 )
 from ddm.processes import is_first_process
-from ddm.progress import tell
 from ddm.pseudo_domains import FeatureMemory, rediscover
 from ddm.training_images import require_two_domains, taking_part, training_images
 from ddm.views import random_views

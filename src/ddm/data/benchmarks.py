@@ -279,7 +279,7 @@ def _look_for_missing(survey: Survey, present: set[tuple[int, int]]) -> None:
             Fault(
                 "missing",
                 f"{folder} lacks images of {len(gaps)} classes in some domain ({some(gaps)}): "
-                f"{_REMEDY}",
+                + _REMEDY,
                 tuple(gaps),
             )
         )
@@ -398,7 +398,7 @@ def holds(folder: Path, benchmark: Benchmark, named: bool = False) -> bool:
             benchmark.label(entry.name)
             for domain in found
             for entry in os.scandir(domain.path)
-            if not is_hidden(entry.name) and (named or entry.is_dir())
+            if entry.is_dir() and not is_hidden(entry.name)
         }
         known = labels - {None}
         return bool(known) and (named or labels == known or len(known) > len(benchmark.classes) / 2)

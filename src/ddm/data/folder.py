@@ -13,7 +13,7 @@ from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
 from ddm.data.images import OTHER_FORMATS, is_image_name, keep_readable
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
-from ddm.progress import tell
+from ddm.messages import tell
 
 _SPLIT_NAMES = frozenset({*SPLITS, "valid", "validation", "crossval"})
 _IGNORED = frozenset({"__MACOSX"})
