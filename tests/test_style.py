@@ -1,19 +1,23 @@
 """Style statistics against counting by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from ddm.data import load_images
 from ddm.style import (
     FLAT_COLOURS,
     HALVES,
     LUMINANCE,
     SATURATION,
+    STYLE_SIZE,
     flat_colours,
     style_features,
     style_histograms,
 )
-from synthetic import make_dataset
+from synthetic import make_dataset, write_folder
 
 
 def joint_by_hand(image: np.ndarray) -> np.ndarray:
@@ -101,6 +105,17 @@ def test_halves_and_views() -> None:
     palette = features.only("palette").subset([4, 1])
     assert palette.whole.shape == (2, 0)
     np.testing.assert_array_equal(palette.colours, features.colours[[4, 1]])
+
+
+def test_style_is_the_same_whatever_size_is_trained_at(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, each=2)
+    small, large = (style_features(load_images(str(root), size)) for size in (16, STYLE_SIZE))
+    np.testing.assert_array_equal(small.whole, large.whole)
+    np.testing.assert_array_equal(small.colours, large.colours)
+    # Images that are held in memory have no other size: they are scaled.
+    scaled = style_features(make_dataset(each=2, size=16))
+    assert scaled.whole.shape == large.whole.shape
+    assert (scaled.whole != large.whole).any()
 
 
 @pytest.mark.parametrize("channels", [1, 8])

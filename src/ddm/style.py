@@ -182,11 +182,14 @@ def style_features(
     """Style statistics of images of a data set, in one pass.
 
     Args:
-        dataset: images of any size; they are brought to ``STYLE_SIZE`` pixels.
+        dataset: images of any size. They are read at ``STYLE_SIZE`` pixels, whatever size they are
+            trained at, where their reader can (:meth:`ImageDataset.resized`): what is smaller has
+            lost its flat colours. Else they are scaled.
         indices: which of them, shape (M,); all by default.
         batch_size: images at a time.
     """
     chosen = np.arange(len(dataset)) if indices is None else indices
+    dataset = dataset.resized(STYLE_SIZE)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = batches(IndexedImages(dataset, chosen), None, batch_size, default_workers(dataset))
     whole, halves, colours, views = [], [], [], {}

@@ -228,6 +228,13 @@ def test_batch_equals_single_reads_and_the_reader_pickles(dataset: ImageDataset)
     np.testing.assert_array_equal(pickle.loads(state).batch(indices), batch)
 
 
+def test_the_same_images_at_another_size(root: Path) -> None:
+    small, large = load_emoji(32, root), load_emoji(64, root)
+    again = small.resized(64)
+    assert again.size == 64 and again.keys == small.keys
+    np.testing.assert_array_equal(again.read(7), large.read(7))
+
+
 def test_unsupported_size_names_the_sizes() -> None:
     with pytest.raises(DdmError, match=r"\(32, 64, 128\), not 48"):
         load_emoji(48)

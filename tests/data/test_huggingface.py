@@ -77,6 +77,7 @@ def test_columns_and_splits_are_found(tmp_path):
     assert dataset.read(0).shape == (4, 4, 3)
     assert dataset.enlarged == 0
     assert load_huggingface(root, size=9).enlarged == 9
+    assert dataset.resized(9).read(8).shape == (9, 9, 3)
 
 
 def test_a_single_split_is_divided(tmp_path):

@@ -319,6 +319,9 @@ def test_file_reader(tmp_path):
     assert reader.path(-1) == reader.path(3)
     with pytest.raises(IndexError):
         reader(4)
+    larger = pickle.loads(pickle.dumps(reader.resized(6)))
+    assert larger(3).shape == (6, 6, 1) and larger(3)[0, 0, 0] == 3
+    assert reader(3).shape == (4, 4, 1)  # Itself is as it was.
     absolute = FileReader("elsewhere", [str(tmp_path / NAMES[3])], 4)
     assert absolute(0)[0, 0, 0] == 3
 

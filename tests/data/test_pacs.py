@@ -336,6 +336,9 @@ def test_files_that_hold_the_rows(tmp_path):
     again = pickle.loads(pickle.dumps(dataset.read))
     assert np.array_equal(again(5), dataset.read(5))
     assert load_pacs(tmp_path, size=4, channels=1).read(0).shape == (4, 4, 1)
+    larger = dataset.resized(20)
+    assert larger.size == 20
+    assert np.array_equal(larger.read(5), load_pacs(tmp_path, size=20).read(5))
     assert load_pacs(tmp_path, size=17).enlarged == len(pixels)
     assert set(load_pacs(tmp_path, size=4, splits="drawn").splits) == {"train", "val", "test"}
 

@@ -286,6 +286,7 @@ def test_damaged_arrays(tmp_path):
     replace(8, lambda path: np.savez(path, y=np.zeros((8, 4, 4))))
     replace(9, lambda path: np.savez(path, x=np.array([{}])))
     dataset = load_wilds(root, size=4)
+    assert dataset.resized(6).read(0).shape == (6, 6, 8)
     reasons = [reason for _, reason in dataset.skipped]
     assert [key for key, _ in dataset.skipped] == [
         f"images/landsat_poverty_img_{i}.npz" for i in range(3, 10)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddm.data.base import Resizable
 from ddm.data.images import FileReader, UnreadableImage
 
 #: How many standard deviations from the mean become 3/4 and 1/4.
@@ -96,7 +97,7 @@ def _central_square(band: NDArray[np.float32], size: int) -> NDArray[np.float32]
     return np.asarray(square, np.float32)
 
 
-class ArrayReader:
+class ArrayReader(Resizable):
     """Reads image ``i`` of a list of ``.npz`` files.
 
     Args:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,19 @@ NO_LABEL = -1
 #: Reads one image, shape (H, W, C): uint8, or float32 in [0, 1] where 8 bits would lose too much.
 #: Square, the same size and type for every index.
 ImageReader = Callable[[int], NDArray[np.uint8] | NDArray[np.float32]]
+R = TypeVar("R", bound="Resizable")
+
+
+class Resizable:
+    """An :data:`ImageReader` whose images can be had at any size."""
+
+    size: int
+
+    def resized(self: R, size: int) -> R:
+        """A reader of the same images, ``size`` pixels a side."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,15 @@ class ImageDataset:
     def with_domains(self, domains: DomainTable) -> ImageDataset:
         """The same images under another domain table (discovered or corrected)."""
         return replace(self, domains=domains)
+
+    def resized(self, size: int) -> ImageDataset:
+        """The same images, read at another size from where they lie.
+
+        As they are where ``read`` has no method ``resized`` (:class:`Resizable`); ``enlarged`` is
+        not counted anew.
+        """
+        resized = getattr(self.read, "resized", None)
+        return self if resized is None else replace(self, read=resized(size), size=size)
 
 
 def split_by_group(

@@ -86,6 +86,10 @@ class MappedImages:
         """Several images at once, shape (n, size, size, channels)."""
         return self.images[np.asarray(indices, np.int64)]
 
+    def resized(self, size: int) -> MappedImages:
+        """The same images, ``size`` pixels a side: one of ``EMOJI_SIZES``."""
+        return MappedImages(_images_file(self.path.parent, size))
+
     def __reduce__(self) -> tuple[type[MappedImages], tuple[Path]]:
         return MappedImages, (self.path,)
 
@@ -114,7 +118,7 @@ def load_emoji(size: int = 32, cache_dir: Path | None = None) -> ImageDataset:
         build_emoji(folder)
     try:
         table = pd.read_parquet(folder / "table.parquet")
-        return _dataset(table, MappedImages(folder / f"images-{size}.npy"), size)
+        return _dataset(table, MappedImages(_images_file(folder, size)), size)
     except (OSError, ValueError, KeyError) as error:
         raise DdmError(
             f"{folder}: the emoji cache is damaged ({_first_line(error)}); delete it to rebuild it"
@@ -353,7 +357,11 @@ def _write_images(folder: Path, emoji: Sequence[Emoji]) -> None:
 
 def _new_images(folder: Path, emoji: int, size: int) -> Any:
     shape = (len(EMOJI_DOMAINS) * emoji, size, size, 3)
-    return new_array(folder / f"images-{size}.npy", shape, np.uint8)
+    return new_array(_images_file(folder, size), shape, np.uint8)
+
+
+def _images_file(folder: Path, size: int) -> Path:
+    return folder / f"images-{size}.npy"
 
 
 def _table(emoji: Sequence[Emoji]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
+from ddm.data.base import SPLITS, ImageDataset, Labels, Resizable, split_by_group
 from ddm.data.images import keep_readable, read_image
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
@@ -142,7 +142,7 @@ def load_huggingface(
     )
 
 
-class ArrowReader:
+class ArrowReader(Resizable):
     """Reads image ``i`` of some rows of Arrow tables, which stay on disk.
 
     Args:

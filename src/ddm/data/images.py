@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ddm.cores import cores
-from ddm.data.base import ImageReader
+from ddm.data.base import ImageReader, Resizable
 from ddm.data.checked import Memory
 from ddm.data.keys import Keys
 from ddm.errors import DdmError
@@ -169,7 +169,7 @@ def _reason(error: Exception, path: str | os.PathLike[str], data: bytes | None) 
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class FileReader:
+class FileReader(Resizable):
     """Reads image ``i`` of a list of files.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddm.data.base import Resizable
 from ddm.errors import DdmError
 
 
@@ -20,7 +21,7 @@ class Rows(Protocol):
         ...
 
 
-class RowReader:
+class RowReader(Resizable):
     """Reads some of the rows, scaled: uint8, shape (size, size, channels).
 
     Args:
