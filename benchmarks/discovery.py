@@ -2,6 +2,7 @@
 
     python benchmarks/discovery.py agreement     # emoji and digits, with the number given and found
     python benchmarks/discovery.py ceiling       # a linear probe that is shown the true domains
+    python benchmarks/discovery.py fewer         # a domain left out, as training sees them
     python benchmarks/discovery.py few           # of few images: one domain or several?
     python benchmarks/discovery.py robustness    # unequal sizes, foreign images, duplicates, order
     python benchmarks/discovery.py anew          # domains found anew while training
@@ -131,14 +132,40 @@ def agreement(name: str, dataset: ImageDataset, features: StyleFeatures, seed: i
     }
 
 
+def probe(features: StyleFeatures, true: Any) -> Any:
+    """What a linear probe answers that is shown the true domains, cross-validated."""
+    statistics = np.hstack([features.whole, Palettes(features.colours)(features.colours)])
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    return cross_val_predict(linear, statistics, true, cv=5)
+
+
 def ceiling(name: str, dataset: ImageDataset, features: StyleFeatures) -> dict[str, Any]:
-    """What a linear probe reads off the same statistics, cross-validated: about all there is."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    """What a linear probe reads off the same statistics: about all there is."""
     true = dataset.domains.index
-    colours = features.colours
-    statistics = np.hstack([features.whole, Palettes(colours)(colours)])
-    answers = cross_val_predict(probe, statistics, true, cv=5)
+    answers = probe(features, true)
     return {"source": name, "ami": ami(true, answers), "accuracy": float((answers == true).mean())}
+
+
+# --- what training sees --------------------------------------------------------------------------
+
+
+def fewer(name: str, dataset: ImageDataset, features: StyleFeatures, seed: int) -> dict[str, Any]:
+    """Each domain left out in turn, training images, at least two domains: as pre-training finds
+    them. The first seed says what a linear probe reads off too."""
+    true = dataset.domains.index
+    content = next(iter(dataset.labels.values())).index
+    rng = np.random.default_rng(seed)
+    found = {}
+    for number, domain in enumerate(dataset.domains.names):
+        rows = np.flatnonzero((true != number) & (dataset.splits == "train"))
+        rows = np.sort(rng.permutation(rows)[: len(rows) * 9 // 10])
+        part, y, c = features.subset(rows), true[rows], content[rows]
+        found[domain] = {
+            "given": figures(discover_domains(part, len(np.unique(y)), seed), y, c),
+            "chosen": figures(discover_domains(part, (2, None), seed), y, c),
+            **({"probe": ami(y, probe(part, y))} if seed == SEEDS[0] else {}),
+        }
+    return {"source": name, "seed": seed, "found": found}
 
 
 # --- few images ----------------------------------------------------------------------------------
@@ -383,12 +410,31 @@ def table() -> str:
     for what in runs[0] if runs else ():
         if what not in ("source", "seed", "versions", "machine"):
             line(what, lambda r, what=what: r[what])
-    lines += ["", *_few_table(), "", *_anew_table(), "", *_scale_table()]
+    lines += ["", *_fewer_table(), "", *_few_table(), "", *_anew_table(), "", *_scale_table()]
     return "\n".join(lines)
 
 
 def _singles(run: dict[str, Any]) -> float:
     return float(np.mean([alone["found"] == 1 for alone in run["single"].values()]))
+
+
+def _fewer_table() -> Iterator[str]:
+    yield "One domain left out, training images, as pre-training finds domains: AMI."
+    yield ""
+    yield "| | left out | probe | number given | number found | domains found |"
+    yield "|---" * 6 + "|"
+    runs = load("fewer")
+    for name in sorted({r["source"] for r in runs}):
+        mine = [r["found"] for r in runs if r["source"] == name]
+        for domain in mine[0]:
+            of = [f[domain] for f in mine]
+            shown = [f"{f['probe']:.2f}" for f in of if "probe" in f] or ["-"]
+            given, chosen = ([f[how]["ami"] for f in of] for how in ("given", "chosen"))
+            numbers = [f["chosen"]["found"] for f in of]
+            yield (
+                f"| {name} | {domain} | {shown[0]} | {spread(given)} | {spread(chosen)} | "
+                f"{min(numbers)} to {max(numbers)} |"
+            )
 
 
 def _few_table() -> Iterator[str]:
@@ -445,6 +491,7 @@ def main() -> None:
         choices=[
             "agreement",
             "ceiling",
+            "fewer",
             "few",
             "robustness",
             "anew",
@@ -458,8 +505,8 @@ def main() -> None:
     if options.what == "one-scale":
         print(json.dumps(one_scale(int(options.rest[0]), options.rest[1])))
         return
-    if options.what in ("agreement", "few", "robustness"):
-        rate = {"agreement": agreement, "few": few, "robustness": robustness}[options.what]
+    each = {"agreement": agreement, "fewer": fewer, "few": few, "robustness": robustness}
+    if rate := each.get(options.what):
         for name, dataset, features in sources():
             for seed in SEEDS:
                 once(

@@ -46,6 +46,9 @@ NEAREST = 15
 #: Chosen between single domains of emoji and of digits, up to 46, and all of either together, 66
 #: and more (benchmarks/discovery.py).
 SEPARATED = 55.0
+#: Parts of the images, each looked at in a direction that was found in the others, and how many
+#: images lie on either side at least where there are two domains.
+FOLDS, LEAST_ASIDE = 5, 10
 #: How many deviations (from the median, on a log scale) from its domain make an image an outlier.
 FAR = 4.0
 #: Samples that clusterings are fitted to, however many there are.
@@ -197,7 +200,9 @@ def _discover(
     answers = {k: ensemble.votes(k) for k in numbers}
     candidates = [Candidate(k, ensemble.support(k), answers[k][1]) for k in numbers]
     best = max(candidates, key=lambda c: (c.support, c.agreement))
-    separation = None if halves is None else _separation(x)
+    separation = None
+    if isinstance(features, StyleFeatures):
+        separation = _separation(features.subset(fitted), x[:, 0])
     # Where features are no statistics of style, the clusterings say whether there are several.
     one = ensemble.support(1) > best.support if separation is None else separation < SEPARATED
     chosen = 1 if one and maybe_one else best.num_domains
@@ -486,16 +491,35 @@ class _Spread:
         return spread
 
 
-def _separation(x: NDArray[np.float32]) -> float:
+def _separation(features: StyleFeatures, leading: NDArray[np.float32]) -> float:
     """How far apart two groups of images lie in the direction in which styles differ most.
 
     The distance of the modes of a mixture of two Gaussians, in their deviations (Ashman et al.,
     1994), times the deviation of the images, in that of the halves of one image. Of a single domain
     one of the two is small: it has no two modes, or they are no farther apart than content drives
     halves.
+
+    Among few images some direction parts any into two groups. So each fifth of the images is looked
+    at in the direction that the others give, and a handful is no group.
+
+    Args:
+        features: the images in random order, without foreign ones.
+        leading: where they lie in the direction that all of them give, shape (n,).
+
+    Returns:
+        0 where one group would have less than ``LEAST_ASIDE`` images.
     """
-    first = x[:, :1].astype(np.float64)
+    count = len(features)
+    fold = np.arange(count) % FOLDS
+    first = np.empty((count, 1))
+    for k in range(FOLDS):
+        others = np.flatnonzero(fold != k)
+        along = embed(features, others, 1, None)[0][:, 0]
+        sign = np.sign(np.cov(along[others], leading[others])[0, 1])
+        first[fold == k, 0] = sign * along[fold == k]
     modes = GaussianMixture(2, n_init=3, random_state=0).fit(first)
+    if np.bincount(modes.predict(first), minlength=2).min() < LEAST_ASIDE:
+        return 0.0
     deviation = np.sqrt(modes.covariances_.mean())
     return float(np.ptp(modes.means_) / deviation * first.std())
 
