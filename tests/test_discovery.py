@@ -224,6 +224,14 @@ def test_one_style_or_several_among_few_images(seed: int) -> None:
     assert adjusted_mutual_info_score(style, found.domains) > 0.9
 
 
+@pytest.mark.parametrize("count", [4, 7, 19])
+def test_of_fewer_than_twenty_images_there_is_one_domain(count: int) -> None:
+    features, _ = styled(content_apart=3, style_apart=6, n=count)
+    found = discover_domains(features)
+    assert found.num_domains == 1 and found.separation == 0
+    assert discover_domains(features, 2).num_domains == 2
+
+
 def test_a_handful_that_lies_apart_is_no_domain() -> None:
     features, style = styled(content_apart=3, style_apart=6)
     ones, others = np.flatnonzero(style == 0), np.flatnonzero(style == 1)

@@ -510,6 +510,8 @@ def _separation(features: StyleFeatures, leading: NDArray[np.float32]) -> float:
         0 where one group would have less than ``LEAST_ASIDE`` images.
     """
     count = len(features)
+    if count < 2 * LEAST_ASIDE:
+        return 0.0
     fold = np.arange(count) % FOLDS
     first = np.empty((count, 1))
     for k in range(FOLDS):
