@@ -77,7 +77,7 @@ def test_one_file_a_run_and_a_table(done):
     assert f"test {hashes['test'][:12]}" in text and "not made on the same" not in text
 
 
-def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
+def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch, capsys):
     grid, results, text = done
     before = {p: p.stat().st_mtime_ns for p in results.glob("*.json")}
     assert bench(grid, results) == text
@@ -104,8 +104,25 @@ def test_finished_runs_are_skipped_and_the_rest_done(done, images, monkeypatch):
         return whole(run, *arguments, **named)
 
     monkeypatch.setattr("ddm.evaluate.evaluate", compare)
+    capsys.readouterr()
     assert "| plain | 2 |" in bench(longer, results)
+    assert "another state of ddm's code" not in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_finished_runs_of_other_code_are_told_of(images, tmp_path, monkeypatch, capsys):
+    grid = write_grid(tmp_path / "g.yaml", images, variants={"coral": VARIANTS["coral"]})
+    bench(grid, tmp_path / "out")
+    more = write_grid(
+        tmp_path / "g.yaml",
+        images,
+        variants={"coral": VARIANTS["coral"], "plain": {"ddm.enabled": False}},
+    )
+    monkeypatch.setattr("ddm.evaluate.code_hash", lambda: "0" * 12)
+    bench(more, tmp_path / "out")
+    assert "1 finished run(s)" in capsys.readouterr().err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    assert len({record["versions"]["code"] for record in records}) == 2
 
 
 def test_kept_runs_are_read_again_where_their_result_is_gone(images, tmp_path, monkeypatch):

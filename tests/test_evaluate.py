@@ -14,7 +14,7 @@ from ddm.data.base import Labels
 from ddm.domains import DomainTable
 from ddm.embed import embed
 from ddm.errors import DdmError
-from ddm.evaluate import evaluate, split_hashes, summary_table
+from ddm.evaluate import evaluate, split_hashes, summary_table, untrained_domains
 from ddm.pretrain import pretrain
 from ddm.protocols import SeenUnseen, standardize_domains
 from ddm.run_folder import RunFolder
@@ -161,6 +161,50 @@ def test_retrieval_finds_the_same_thing_in_the_other_domains(dataset):
         # Each seen domain looks in the one other, the unseen one looks in both.
         assert r["value"] == 1 and r["n"] == tests * 2
         assert r["chance"] == pytest.approx(1 / tests)
+
+
+def test_chance_of_retrieval_where_things_have_several_pictures(dataset):
+    few = replace(dataset, instances=dataset.instances % 4)
+    noise = np.random.default_rng(0).normal(size=(len(dataset), 5)).astype(np.float32)
+    rows = SeenUnseen(few, ("night",)).evaluate({"all": noise})
+    tests = dataset.splits == "test"
+    seen = [np.flatnonzero(tests & (dataset.domains.index == d)) for d in (0, 1, 2)]
+    seen = [of for of in seen if dataset.domains.names[dataset.domains.index[of[0]]] != "night"]
+    one, other = (few.instances[of] for of in seen)
+    shares = [(query == gallery[:, None]).mean() for query, gallery in ((one, other), (other, one))]
+    r = find(rows, measure="retrieval", side="seen", domain="mean")
+    assert r["chance"] == pytest.approx(np.mean(shares)) and r["chance"] > 0.2
+
+
+def test_pooled_leakage_has_the_chance_of_the_largest_domain(dataset):
+    index = np.where(np.arange(len(dataset)) % 10 == 0, 1, 0)
+    unequal = dataset.with_domains(DomainTable(index, ("large", "small")))
+    nothing = np.zeros((len(dataset), 3), np.float32)
+    rows = [r for r in SeenUnseen(unequal, ()).evaluate({"all": nothing}) if r["label"] == "domain"]
+    pooled, mean = (find(rows, domain=name) for name in ("pooled", "mean"))
+    assert pooled["chance"] == pytest.approx(pooled["value"])
+    assert pooled["chance"] == np.mean(index[dataset.splits == "test"] == 0) > 0.8
+    assert mean["chance"] == mean["value"] == 0.5
+
+
+def test_a_domain_that_no_image_was_trained_on_is_unseen(tmp_path, dataset):
+    """As a manifest may say whose column `split` holds `test` alone for it."""
+    outline = dataset.domains.index == dataset.domains.names.index("outline")
+    apart = replace(dataset, splits=np.where(outline, "test", dataset.splits))
+    config = PretrainConfig(
+        output=str(tmp_path / "run"), size=32, epochs=1, batch_size=16, warmup_epochs=0,
+        accelerator="cpu", ddm=ModuleConfig(variant_dim=40),
+    )  # fmt: skip
+    results = evaluate(pretrain(config, apart).path, apart)
+    assert results["unseen"] == ["outline"]
+    rows = [r for r in results["rows"] if r["measure"] in ("linear", "retrieval")]
+    unseen = {r["domain"] for r in rows if r["side"] == "unseen"}
+    assert unseen == {"outline", "mean", "pooled", "worst"}
+    assert {r["domain"] for r in rows if r["side"] == "seen"} >= {"filled", "night"}
+    assert not [r for r in rows if r["side"] == "seen" and r["domain"] == "outline"]
+    # With all splits to train on, it is not.
+    everything = replace(config, output=str(tmp_path / "all"), train_split="all")
+    assert untrained_domains(everything, apart) == ()
 
 
 def test_chance_is_the_largest_class_and_of_balanced_accuracy_one_of_all(dataset):

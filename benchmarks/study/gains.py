@@ -6,8 +6,9 @@
 
 Reads the runs of a grid whose variants are called METHOD-KIND and prints, for each method and for
 all, the differences of pairs of runs with the same method, held-out domain and seed. Beside a mean
-over several held-out domains stands the half width of its 95% interval (t, over held-out domains:
-seeds and, in the last line, methods are averaged within each first, since they share its images).
+over several held-out domains stands the half width of its 95% interval (t, clustered by what was
+held out and by the domain that a figure was read on, see `ddm.clustered`: seeds and, in the last
+line, methods are averaged first).
 Last, how often a linear probe finds the domain in each portion; with `--by`, what the runs reach
 themselves.
 
@@ -16,8 +17,7 @@ kind `published`: first seed against first seed, though not the same one, and ta
 there are fewer.
 
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
-`--by` runs are parted by how many domains they left out (sets of several domains overlap, so that
-their intervals are somewhat too narrow) or by their epochs.
+`--by` runs are parted by how many domains they left out, or by their epochs.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
 all features; whitened features (`ddm.whitening`), of both; features standardised by domain, of both
@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from ddm.clustered import clustered_mean
 from ddm.probe import SUMMARIES
 
 matplotlib.use("Agg")
@@ -73,6 +74,8 @@ SAID = {
 }
 
 Floats = NDArray[np.float64]
+#: A figure of each domain of its side.
+Figure = dict[str, float]
 Figures = tuple[tuple[str, ...], ...]
 #: Method, held-out domains, seed, epochs.
 Pair = tuple[str, tuple[str, ...], int, int]
@@ -83,25 +86,35 @@ def figures_of(records: Records, kinds: tuple[str, str]) -> Figures:
     """What all runs of these kinds have; earlier ones have no balanced accuracy."""
     runs = [record for kind in kinds for record in records.get(kind, {}).values()]
     return tuple(
-        figure
-        for figure in FIGURES
-        if not any(np.isnan(figures(record, "all", (figure,))[0]) for record in runs)
+        figure for figure in FIGURES if all(figures(record, "all", (figure,))[0] for record in runs)
     )
 
 
-def figures(record: dict, portion: str, of: Figures) -> list[float]:
-    """The figures of a run in %, each the mean over the domains of its side; NaN for none."""
-    found = []
-    for _, *key in of:
-        values = [
-            row["value"]
+def figures(record: dict, portion: str, of: Figures) -> list[Figure]:
+    """The figures of a run in %, each of the domains of its side; empty for none."""
+    return [
+        {
+            row["domain"]: 100 * row["value"]
             for row in record["rows"]
             if [row[k] for k in ("measure", "label", "trained_on", "side")] == key
             and row["portion"] == portion
             and row["domain"] not in SUMMARIES
-        ]
-        found.append(100 * float(np.mean(values)) if values else float("nan"))
-    return found
+        }
+        for _, *key in of
+    ]
+
+
+def mean_of(figure: Figure) -> float:
+    """Over domains; NaN for none."""
+    return float(np.mean(list(figure.values()))) if figure else float("nan")
+
+
+def less(ones: list[Figure], others: list[Figure]) -> list[Figure]:
+    """Differences, domain by domain."""
+    return [
+        {domain: one[domain] - other[domain] for domain in one if domain in other}
+        for one, other in zip(ones, others, strict=True)
+    ]
 
 
 def read(folders: list[Path]) -> Records:
@@ -118,8 +131,7 @@ def read(folders: list[Path]) -> Records:
 def as_published(folder: Path, records: Records) -> dict[Pair, dict]:
     """The plain runs of another study, its seeds in the place of these records' own, in order.
 
-    Where it has fewer seeds they are taken again; intervals are over held-out domains, within which
-    seeds are averaged.
+    Where it has fewer seeds they are taken again; those of one held-out domain are averaged.
     """
     plain = read([folder])["plain"]
     theirs = sorted({pair[2] for pair in plain})
@@ -132,47 +144,43 @@ def as_published(folder: Path, records: Records) -> dict[Pair, dict]:
     }
 
 
-def over_domains(gaps: Floats, pairs: list[Pair]) -> tuple[Floats, Floats]:
-    """Mean over held-out domains of the mean of each, and the half width of its 95% interval.
+def over_domains(gaps: list[list[Figure]], pairs: list[Pair]) -> tuple[Floats, Floats]:
+    """Mean of each figure, and the half width of its 95% interval.
 
     Args:
-        gaps: shape (pairs, figures).
-        pairs: what each row is of.
+        gaps: of each pair its figures.
+        pairs: what each is of.
 
     Returns:
         Two arrays of shape (figures,); the widths are NaN for a single held-out domain.
     """
-    held_out = [pair[1] for pair in pairs]
-    means = np.array(
-        [gaps[[h == domain for h in held_out]].mean(0) for domain in dict.fromkeys(held_out)]
-    )
-    n = len(means)
-    if n < 2:
-        return means.mean(0), np.full(means.shape[1], np.nan)
-    return means.mean(0), t.ppf(0.975, n - 1) * means.std(0, ddof=1) / n**0.5
+    means = [
+        clustered_mean([(pair[1], gap[i]) for pair, gap in zip(pairs, gaps, strict=True)])
+        for i in range(len(gaps[0]))
+    ]
+    halves = [mean.error * t.ppf(0.975, mean.freedom) if mean.freedom else np.nan for mean in means]
+    return np.array([mean.value for mean in means]), np.array(halves)
 
 
 def compare(records: Records, after: str, before: str, portions: tuple[str, str], of: Figures):
     """Name of each line, its pairs, means and half widths; the last line is of all methods."""
     pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
-    gaps = np.array(
-        [
-            np.subtract(
-                figures(records[after][p], portions[0], of),
-                figures(records[before][p], portions[1], of),
-            )
-            for p in pairs
-        ]
-    )
+    gaps = [
+        less(
+            figures(records[after][p], portions[0], of),
+            figures(records[before][p], portions[1], of),
+        )
+        for p in pairs
+    ]
     methods = list(dict.fromkeys(p[0] for p in pairs))
     for method in methods:
         mine = [i for i, p in enumerate(pairs) if p[0] == method]
-        yield method, [pairs[i] for i in mine], gaps[mine]
+        yield method, [pairs[i] for i in mine], [gaps[i] for i in mine]
     # Of an unfinished grid the part that holds every method: else a domain would stand for some.
     runs = [p[1:] for p in pairs]
     mine = [i for i, run in enumerate(runs) if runs.count(run) == len(methods)]
     if mine:
-        yield "all methods", [pairs[i] for i in mine], gaps[mine]
+        yield "all methods", [pairs[i] for i in mine], [gaps[i] for i in mine]
 
 
 def signed(mean: float, half: float) -> str:
@@ -212,7 +220,7 @@ def levels(records: Records, kinds: list[str]) -> str:
     head = " | ".join(figure[0] for figure in of)
     lines = [f"| method | kind | runs | {head} |", "|---" * (3 + len(of)) + "|"]
     for method, kind, runs in runs_of(records, kinds):
-        cells = np.mean([figures(run, "all", of) for run in runs], axis=0)
+        cells = np.mean([[mean_of(f) for f in figures(run, "all", of)] for run in runs], axis=0)
         lines.append(
             f"| {method} | {kind} | {len(runs)} | {' | '.join(f'{c:.1f}' for c in cells)} |"
         )
@@ -231,11 +239,10 @@ def whitening(records: Records, kinds: list[str]) -> str:
     for kind in kinds:
         runs = records.get(kind, {})
         gaps = [
-            np.subtract(figures(run, "whitened", of), figures(run, "all", of))
-            for run in runs.values()
+            less(figures(run, "whitened", of), figures(run, "all", of)) for run in runs.values()
         ]
-        if gaps and not np.isnan(gaps).any():
-            means, halves = over_domains(np.array(gaps), list(runs))
+        if gaps and all(figure for gap in gaps for figure in gap):
+            means, halves = over_domains(gaps, list(runs))
             cells = [signed(m, h) for m, h in zip(means, halves, strict=True)]
             lines.append(f"| {kind} | {len(runs)} | {' | '.join(cells)} |")
     if not lines:
@@ -258,13 +265,13 @@ def leakage(records: Records, kinds: list[str]) -> str:
     of = tuple((p, "leakage", "domain", "seen", "seen") for p in ("variant", "invariant"))
     lines = ["| method | kind | runs | variant portion | invariant portion |", "|---" * 5 + "|"]
     for method, kind, runs in runs_of(records, kinds):
-        found = [np.mean([figures(r, f[0], (f,))[0] for r in runs]) for f in of]
+        found = [np.mean([mean_of(figures(r, f[0], (f,))[0]) for r in runs]) for f in of]
         lines.append(f"| {method} | {kind} | {len(runs)} | {found[0]:.1f} | {found[1]:.1f} |")
     return "### Domain found by a linear probe, %, means over runs\n\n" + "\n".join(lines)
 
 
 def plot(records: Records, after: str, before: str, path: Path) -> None:
-    """Each pair a dot, the mean and its interval over held-out domains beside them."""
+    """Each pair a dot, the mean and its interval beside them."""
     from matplotlib import pyplot as plt
 
     of = figures_of(records, (after, before))
@@ -278,8 +285,8 @@ def plot(records: Records, after: str, before: str, path: Path) -> None:
         for place, (name, pairs, gaps) in enumerate(lines):
             last = name == "all methods"
             if not last:
-                for pair, gap in zip(pairs, gaps[:, column], strict=True):
-                    axis.plot(gap, place - 0.18, ".", color=colours[pair[1]], ms=5)
+                for pair, gap in zip(pairs, gaps, strict=True):
+                    axis.plot(mean_of(gap[column]), place - 0.18, ".", color=colours[pair[1]], ms=5)
             mean, half = (values[column] for values in over_domains(gaps, pairs))
             axis.errorbar(mean, place + 0.12, xerr=half, fmt="D" if last else "o", color="k", ms=4)
         axis.set_title(of[column][0])
@@ -324,7 +331,7 @@ def parted(records: Records, kinds: list[str], by: str) -> dict[int, Records]:
 
 
 def plot_parts(parts: dict[int, Records], after: str, before: str, by: str, path: Path) -> None:
-    """The mean of each method and its interval over sets of held-out domains, part by part."""
+    """The mean of each method and its interval, part by part."""
     from matplotlib import pyplot as plt
 
     common = [set(figures_of(part, (after, before))) for part in parts.values()]

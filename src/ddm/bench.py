@@ -41,6 +41,7 @@ from ddm.config import FinetuneConfig, PretrainConfig, differences
 from ddm.cores import share_cores
 from ddm.errors import DdmError
 from ddm.files import atomic
+from ddm.messages import tell
 from ddm.probe import SUMMARIES
 
 #: Protocols as grids.
@@ -281,6 +282,8 @@ def bench(
         )
     output.mkdir(parents=True, exist_ok=True)
     todo = [run for run in grid.shard(*shard) if not _is_done(grid, run, output)]
+    if todo:
+        _tell_of_other_code(grid, output)
     failed: list[str] = []
     if jobs == 1:
         for number, run in enumerate(todo, 1):
@@ -330,6 +333,21 @@ def _is_done(grid: Grid, run: BenchRun, output: Path) -> bool:
             "rename the variant, or choose another --output"
         )
     return True
+
+
+def _tell_of_other_code(grid: Grid, output: Path) -> None:
+    """Finished runs of another state of this package may differ from new ones by more than their
+    settings say."""
+    from ddm.evaluate import code_hash
+
+    paths = [output / f"{run.name}.json" for run in grid.runs]
+    theirs = [json.loads(p.read_text("utf-8"))["versions"].get("code") for p in paths if p.exists()]
+    other = sum(code != code_hash() for code in theirs)
+    if other:
+        tell(
+            f"{other} finished run(s) in {output} were made by another state of ddm's code than is "
+            "installed; where that matters choose another --output"
+        )
 
 
 def _attempt(grid: Grid, run: BenchRun, output: Path, keep_runs: bool) -> list[str]:

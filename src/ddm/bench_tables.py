@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddm.clustered import Mean, clustered_mean
 from ddm.probe import SUMMARIES
 
 #: What the tables show: heading, and the figures' measure, trained_on and side. Their label is the
@@ -24,6 +25,10 @@ COLUMNS = (
     ("domain found", "leakage", "seen", "seen"),
 )
 Column = tuple[str, str, str, str]
+#: What was left out, fold and seed.
+Run = tuple[tuple[str, ...], str | None, int]
+#: A column's figure of each domain of its side.
+Figure = dict[str, float]
 #: What may not differ within one table of published figures.
 _PUBLISHED_BY = ("backbone", "first_weights", "protocol", "source")
 _PORTIONS = {
@@ -77,10 +82,10 @@ def distinct(values: Sequence[Any]) -> list[Any]:
 def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
     """Means over runs with their standard error, and paired differences from the first variant.
 
-    A pair are two runs of the same seed, fold and held-out domains. Runs with the same held-out
-    domains share their images, so that they are averaged first; errors, and a t-test on the paired
-    differences (two-sided), are over the sets of held-out domains, or folds. Where there is one
-    set alone they are over seeds.
+    A pair are two runs of the same seed, fold and held-out domains. Errors, and a t-test on the
+    paired differences (two-sided), are clustered by what was held out, or by fold, and by the
+    domain that a figure was read on (:func:`ddm.clustered.clustered_mean`). Where there is one set
+    of held-out domains alone they are over seeds.
 
     Args:
         variants: names, the baseline first.
@@ -92,8 +97,8 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
     """
     several = len(distinct([(r["held_out"], r.get("fold")) for r in records])) > 1
     blocks = [
-        "Errors are over sets of held-out domains, or folds; the seeds of each are averaged first, "
-        "since they share its images."
+        "Errors are over sets of held-out domains, or folds, and over the domains that figures are "
+        "read on, seeds averaged first."
         if several
         else "Errors are over seeds."
     ]
@@ -107,25 +112,24 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
             continue
         columns = columns or list(COLUMNS)
         figures = {
-            name: {
-                (tuple(r["held_out"]), r.get("fold"), r["seed"]): _figures(r, portion, columns)
-                for r in records
-                if r["variant"] == name
-            }
+            name: {_run(r): _figures(r, portion, columns) for r in records if r["variant"] == name}
             for name in variants
         }
         head = ["variant", "runs", *(column[0] for column in columns)]
         rows = []
         for name in variants:
-            values = _independent(figures[name], several).reshape(-1, len(columns))
-            rows.append([name, str(len(figures[name])), *map(_mean, values.T)])
+            means = _means(figures[name], several, len(columns))
+            rows.append([name, str(len(figures[name])), *map(_mean, means)])
         blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
         rows = []
         for name in variants[1:]:
-            pairs = [p for p in figures[name] if p in figures[variants[0]]]
-            gaps = {p: figures[name][p] - figures[variants[0]][p] for p in pairs}
-            values = _independent(gaps, several).reshape(-1, len(columns))
-            rows.append([name, str(len(pairs)), *map(_difference, values.T)])
+            gaps = {
+                run: list(map(_less, mine, figures[variants[0]][run]))
+                for run, mine in figures[name].items()
+                if run in figures[variants[0]]
+            }
+            means = _means(gaps, several, len(columns))
+            rows.append([name, str(len(gaps)), *map(_difference, means)])
         if rows:
             title = f"{title}: difference from {variants[0]}, points (standard error; p)"
             blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
@@ -135,16 +139,28 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([*blocks, _splits(records)]) + "\n"
 
 
-def _independent(
-    figures: Mapping[tuple[tuple[str, ...], str | None, int], np.ndarray[Any, Any]], several: bool
-) -> np.ndarray[Any, Any]:
-    """The figures of each of several sets of held-out domains, seeds averaged; else of each run."""
-    if not several:
-        return np.array(list(figures.values()))
-    sets: dict[tuple[Any, ...], list[np.ndarray[Any, Any]]] = {}
-    for (held_out, fold, _), values in figures.items():
-        sets.setdefault((held_out, fold), []).append(values)
-    return np.array([np.mean(values, axis=0) for values in sets.values()])
+def _run(record: Mapping[str, Any]) -> Run:
+    return tuple(record["held_out"]), record.get("fold"), record["seed"]
+
+
+def _less(one: Figure, other: Figure) -> Figure:
+    return {domain: one[domain] - other[domain] for domain in one if domain in other}
+
+
+def _means(figures: Mapping[Run, Sequence[Figure]], several: bool, columns: int) -> list[Mean]:
+    """The mean of each column; none where a run lacks the figure. Of one set, seeds are what
+    errors are over."""
+    means = []
+    for i in range(columns):
+        runs = [(run, found[i]) for run, found in figures.items()]
+        if not all(figure for _, figure in runs):
+            runs = []
+        if several:
+            means.append(clustered_mean([(run[:2], figure) for run, figure in runs]))
+        else:
+            over = [(run[2], {"": float(np.mean(list(f.values())))}) for run, f in runs]
+            means.append(clustered_mean(over))
+    return means
 
 
 def _by_domain(
@@ -167,7 +183,7 @@ def _by_domain(
     lines = []
     for name in variants:
         cells = [np.array(found.get((name, d), [])).reshape(-1, 2) for d in domains]
-        line = [name, *(_mean(c[:, 0]) for c in cells)]
+        line = [name, *(_mean(_over_runs(c[:, 0])) for c in cells)]
         if domains and all(map(len, cells)):
             means = [c[:, 0].mean() for c in cells]
             answers = np.concatenate(cells)
@@ -177,7 +193,8 @@ def _by_domain(
             line += ["-"] * len(SUMMARIES)
         lines.append(line)
     head = ["variant", *domains, *SUMMARIES]
-    return f"### Each domain, all features: {title}, % (standard error)\n\n{_markdown(head, lines)}"
+    title = f"### Each domain, all features: {title}, % (standard error over runs)"
+    return f"{title}\n\n{_markdown(head, lines)}"
 
 
 def _splits(records: Sequence[Mapping[str, Any]]) -> str:
@@ -215,46 +232,46 @@ def _wilds(records: Sequence[Mapping[str, Any]]) -> list[Column]:
     return [(f"{split}: {name}", "wilds", on, split) for name, on, split in found]
 
 
-def _figures(
-    record: Mapping[str, Any], portion: str, columns: Sequence[Column]
-) -> np.ndarray[Any, Any]:
-    """The columns' figures of a run, in %; NaN where there is none."""
-    found = []
-    for _, measure, trained_on, side in columns:
-        rows = [
-            r
+def _figures(record: Mapping[str, Any], portion: str, columns: Sequence[Column]) -> list[Figure]:
+    """The columns' figures of a run, in %; empty where there is none."""
+    return [
+        {
+            r["domain"]: 100 * r["value"]
             for r in record["rows"]
             if (r["measure"], r["trained_on"], r["side"], r["portion"])
             == (measure, trained_on, side, portion)
             and (measure == "wilds" or r["label"] in (record["main_label"], "instance", "domain"))
             and r["domain"] not in SUMMARIES
-        ]
-        found.append(100 * float(np.mean([r["value"] for r in rows])) if rows else np.nan)
-    return np.array(found)
+        }
+        for _, measure, trained_on, side in columns
+    ]
 
 
 def _has(records: Sequence[Mapping[str, Any]], portion: str, column: Column) -> bool:
-    return any(not np.isnan(_figures(r, portion, [column])).any() for r in records)
+    return any(_figures(r, portion, [column])[0] for r in records)
 
 
-def _mean(values: np.ndarray[Any, Any]) -> str:
-    if not len(values) or np.isnan(values).any():
+def _over_runs(values: np.ndarray[Any, Any]) -> Mean:
+    return clustered_mean([(i, {"": float(value)}) for i, value in enumerate(values)])
+
+
+def _mean(mean: Mean) -> str:
+    if np.isnan(mean.value):
         return "-"
-    error = f"{values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else "-"
-    return f"{values.mean():.1f} ({error})"
+    return f"{mean.value:.1f} (" + (f"{mean.error:.1f})" if mean.freedom else "-)")
 
 
-def _difference(gaps: np.ndarray[Any, Any]) -> str:
-    from scipy.stats import ttest_1samp
+def _difference(gap: Mean) -> str:
+    from scipy.stats import t
 
-    if not len(gaps) or np.isnan(gaps).any():
+    if np.isnan(gap.value):
         return "-"
-    if len(gaps) < 2:
-        return f"{gaps.mean():+.1f} (-)"
-    if np.ptp(gaps) == 0:  # No spread to test against.
-        return f"{gaps.mean():+.1f} (0.0; -)"
-    p = float(ttest_1samp(gaps, 0).pvalue)
-    return f"{gaps.mean():+.1f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.1f}; {p:.3f})"
+    if not gap.freedom:
+        return f"{gap.value:+.1f} (-)"
+    if not gap.error:  # No spread to test against.
+        return f"{gap.value:+.1f} (0.0; -)"
+    p = 2 * float(t.sf(abs(gap.value / gap.error), gap.freedom))
+    return f"{gap.value:+.1f} ({gap.error:.1f}; {p:.3f})"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddm.config import PretrainConfig
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.embed import embed, file_fingerprint
@@ -40,7 +42,8 @@ def evaluate(
 
     Returns:
         What was written: the rows of :mod:`ddm.protocols` under ``"rows"``, and what they came
-        from. The unseen domains are those that the run held out.
+        from. The unseen domains are those that the run was not trained on: held out, or without
+        training images.
 
     Raises:
         DdmError: not a finished run, or other images (by their names) than it was trained on.
@@ -57,7 +60,8 @@ def evaluate(
         run.features_file,
         file_fingerprint(run.encoder_file),
     )
-    protocol = SeenUnseen(dataset, tuple(config.held_out), seed)
+    unseen = untrained_domains(config, dataset)
+    protocol = SeenUnseen(dataset, unseen, seed)
     portions = {
         "all": np.asarray(features),
         "invariant": np.ascontiguousarray(features[:, variant_dim:]),
@@ -86,10 +90,6 @@ def evaluate(
             f"{dataset.name} has labels but no domains, so that no probe is trained: give each "
             "image a domain (in a manifest, a column domain; one name for all will do)"
         )
-    unseen = list(config.held_out)
-    if wilds:
-        trained = trained_domains(dataset)
-        unseen = [name for name in dataset.domains.names if name not in trained]
     answers = [] if wilds else protocol.answers(portions)
     rows = protocol.figures(portions, answers)
     if wilds:
@@ -98,7 +98,7 @@ def evaluate(
         "run": str(run.path),
         "config": asdict(config),
         "data": describe(dataset),
-        "unseen": unseen,
+        "unseen": list(unseen),
         "feature_dim": int(features.shape[1]),
         "variant_dim": variant_dim,
         "seed": seed,
@@ -110,6 +110,14 @@ def evaluate(
     with atomic(run.results_file) as temporary:
         temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results
+
+
+def untrained_domains(config: PretrainConfig, dataset: ImageDataset) -> tuple[str, ...]:
+    """The domains of which a run saw no image."""
+    trained = trained_domains(dataset, config.held_out)
+    if config.train_split == "all":
+        trained = tuple(name for name in dataset.domains.names if name not in config.held_out)
+    return tuple(name for name in dataset.domains.names if name not in trained)
 
 
 def describe(dataset: ImageDataset) -> dict[str, Any]:
@@ -142,11 +150,24 @@ def split_hashes(dataset: ImageDataset) -> dict[str, str]:
     return hashes
 
 
+@cache
+def code_hash() -> str:
+    """SHA-256 of this package's modules, the first 12 digits."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def environment() -> dict[str, Any]:
-    """Versions and machine, to stand beside every number."""
+    """Versions and machine, to stand beside every number.
+
+    ``"code"`` is a hash of this package's own source, which one version can have many of.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {**{name: version(name) for name in PACKAGES}, "code": code_hash()},
         "machine": {
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",

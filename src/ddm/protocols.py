@@ -247,18 +247,15 @@ class SeenUnseen:
         normalized = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         tests = {d: self.dataset.select((d,), ("test",)) for d in self.dataset.domains.names}
         tests = {d: t[instances[t] >= 0] for d, t in tests.items()}
-        sizes = [len(tests[d]) for d in self.seen if len(tests[d])]
-        if not sizes:
-            return
         common: Row = {
             "label": "instance",
             "portion": portion,
-            "chance": float(np.mean([1 / size for size in sizes])),
             "measure": "retrieval",
             "trained_on": "none",
         }
         for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
             parts: dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]] = {}
+            chances = []
             for domain in domains:
                 right, asked = [], []
                 for other in self.seen:
@@ -269,9 +266,14 @@ class SeenUnseen:
                     nearest = (normalized[query] @ normalized[gallery].T).argmax(1)
                     right.append(instances[gallery[nearest]] == instances[query])
                     asked.append(query)
+                    # A thing may be there in several pictures.
+                    shown, count = np.unique(instances[gallery], return_counts=True)
+                    found = count[np.searchsorted(shown, instances[query])]
+                    chances.append(found.mean() / len(gallery))
                 if right:
                     parts[domain] = np.concatenate(right), np.concatenate(asked)
-            yield Answers({**common, "side": side}, parts)
+            chance = float(np.mean(chances)) if chances else 0.0
+            yield Answers({**common, "chance": chance, "side": side}, parts)
 
     def _rows(self, answers: Answers) -> list[Row]:
         groups, common = self.dataset.groups, answers.common
