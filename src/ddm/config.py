@@ -210,7 +210,8 @@ class FinetuneConfig:
 
     Args:
         fractions: shares of the seen domains' training labels, each a run of its own; the smaller
-            ones are contained in the larger ones.
+            ones are contained in the larger ones. Penalty, rate and step are chosen by all of the
+            validation labels, whatever the share.
         steps: optimizer steps of each fine-tuning.
         batch_size: images in a batch.
         learning_rates: of AdamW; the one that is best on the validation images is kept.

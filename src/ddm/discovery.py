@@ -43,7 +43,7 @@ SMALLEST, LEAST_IMAGES = 0.015, 5
 #: Neighbours whose clusters tell a sample's own, at most.
 NEAREST = 15
 #: Images are of several domains from this separation of their styles on (see :func:`_separation`).
-#: Chosen between single domains of emoji and of digits, up to 46, and all of either together, 66
+#: Chosen between single domains of emoji and of digits, up to 38, and all of either together, 66
 #: and more (benchmarks/discovery.py).
 SEPARATED = 55.0
 #: Parts of the images, each looked at in a direction that was found in the others, and how many
