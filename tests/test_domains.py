@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddm.data.base import split_by_group
+from ddm.data.base import Labels, split_by_group
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 
@@ -32,6 +32,9 @@ def test_confidence_is_whole_where_the_domain_was_given():
         ([0, 2], ("a", "b"), r"must lie in \[-1, 2\), found 0 to 2"),
         ([-2], ("a",), "found -2 to -2"),
         ([0], ("a", "a"), "repeat"),
+        ([0.5, 1.0], ("a", "b"), "index must hold integers, not float64"),
+        ([True, False], ("a", "b"), "not bool"),
+        (["a"], ("a",), r"use DomainTable\.from_names"),
         ([[0]], ("a",), "shape"),
     ],
 )
@@ -56,9 +59,44 @@ def test_splits_come_near_their_shares():
 
 
 def test_empty_cells_of_pandas_are_unknown_and_numbers_are_no_names():
-    column = pd.Series(["b", None, float("nan"), "", "a"])
+    column = pd.Series(["b", None, float("nan"), "", "a", pd.NA, pd.NaT], dtype=object)
     table = DomainTable.from_names(column)
     assert table.names == ("a", "b")
-    np.testing.assert_array_equal(table.index, [1, -1, -1, -1, 0])
-    with pytest.raises(DdmError, match=r"domain 3 is no text: give names, such as str\(3\)"):
+    np.testing.assert_array_equal(table.index, [1, -1, -1, -1, 0, -1, -1])
+    with pytest.raises(DdmError, match=r"the name 3 is no text: give names, such as str\(3\)"):
         DomainTable.from_names(["a", 3])
+
+
+def test_empty_cells_of_pandas_own_types_are_unknown():
+    for kind in ("string", "category"):
+        table = DomainTable.from_names(pd.Series(["b", pd.NA, "a"], dtype=kind))
+        np.testing.assert_array_equal(table.index, [1, -1, 0])
+
+
+@pytest.mark.parametrize("confidence", [[0.5, 1.5], [-0.1, 1], [0.5, float("nan")]])
+def test_confidence_lies_between_0_and_1(confidence):
+    with pytest.raises(ValueError, match=r"confidence must lie in \[0, 1\], found"):
+        DomainTable(np.array([0, 1]), ("a", "b"), np.array(confidence, np.float32))
+    # A list will do, and a sum of shares that rounding lifts over 1.
+    assert len(DomainTable(np.array([0, 1]), ("a", "b"), [0.5, np.float32(1 + 2e-7)])) == 2
+
+
+@pytest.mark.parametrize("name", ["mean", "pooled", "worst"])
+def test_domains_are_not_called_as_summaries_are(name):
+    with pytest.raises(DdmError, match=rf"'{name}' stands for a summary .*rename it"):
+        DomainTable.from_names(["a", name])
+    with pytest.raises(DdmError, match="rename it"):
+        DomainTable(np.array([0]), (name,))
+    assert DomainTable.from_names([f"{name} domain"]).names == (f"{name} domain",)
+
+
+def test_tables_are_updated_under_the_same_names_alone():
+    table = DomainTable.from_names(["a", None, "b"])
+    other = table.updated(np.array([1]), DomainTable(np.array([1]), table.names))
+    assert other.index.tolist() == [0, 1, 1] and table.index.tolist() == [0, -1, 1]
+    with pytest.raises(ValueError, match="names differ"):
+        table.updated(np.array([1]), DomainTable.from_names(["c"]))
+
+
+def test_classes_may_have_any_name() -> None:
+    assert Labels.from_names(["worst", "mean", ""]).names == ("mean", "worst")

@@ -56,7 +56,10 @@ def test_saved_encoders_load_here_and_with_timm_alone(tmp_path, name):
     encoder, dim = build_encoder(spec)
     run = RunFolder(tmp_path)
     save_encoder(run, encoder, spec, variant_dim=dim // 8)
-    again, its_spec, variant_dim = load_encoder(run.encoder_file)
+    again, its_spec, variant_dim = load_encoder(str(tmp_path))
+    assert torch.equal(
+        load_encoder(run.encoder_file)[0](torch.ones(1, 3, 32, 32)), again(torch.ones(1, 3, 32, 32))
+    )
     assert its_spec == spec and variant_dim == dim // 8
     images = torch.rand(2, 3, 32, 32)
     expected = encoder.eval()(images)
@@ -72,8 +75,10 @@ def test_files_that_are_no_encoders_are_named(tmp_path):
     path = tmp_path / "encoder.safetensors"
     with pytest.raises(DdmError, match="has not finished"):
         load_encoder(path)
+    with pytest.raises(DdmError, match=r"encoder\.safetensors does not exist"):
+        load_encoder(tmp_path)
     path.write_bytes(b"\x00" * 30)
-    with pytest.raises(DdmError, match="is damaged"):
+    with pytest.raises(DdmError, match=r"is not a readable safetensors file .*train the run anew"):
         load_encoder(path)
 
 

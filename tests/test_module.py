@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ddm
 from ddm import DomainDisentanglement, gradient_ratio
-from ddm.objectives import DomainBatch, PrototypeInvariance, standardize
+from ddm.objectives import DomainBatch, NeighbourInvariance, PrototypeInvariance, standardize
 
 VARIANTS = [None, "cross_entropy", "prototypes"]
 INVARIANCES = [
@@ -211,6 +211,40 @@ def test_float64_stays_float64() -> None:
         assert all(term.dtype == torch.float64 for term in out.terms.values())
 
 
+WIDTHS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("own", WIDTHS)
+@pytest.mark.parametrize("given", WIDTHS)
+def test_module_and_features_of_any_types(own: torch.dtype, given: torch.dtype) -> None:
+    # As under Lightning's bf16-true, which casts the module with all the rest.
+    for names in itertools.product(VARIANTS, INVARIANCES, INDEPENDENCES):
+        m = module(**dict(zip(("variant", "invariance", "independence"), names, strict=True)))
+        m.to(own)
+        h = random_features(2, 10, 16, dtype=given).detach().requires_grad_()
+        out = m(h, DOMAINS)
+        assert math.isfinite(out.loss.item())
+        assert out.loss.dtype == (torch.float64 if given == torch.float64 else torch.float32)
+        (out.loss + 0 * h.sum()).backward()
+        assert h.grad.dtype == given and torch.isfinite(h.grad).all()
+        for parameter in m.parameters():
+            assert parameter.dtype == parameter.grad.dtype == own
+            assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0
+        assert all(b.dtype == own for b in m.buffers() if b.is_floating_point())
+
+
+def test_memory_of_neighbours_in_half_precision() -> None:
+    m = module(variant=None, invariance="neighbours", independence=None).bfloat16()
+    memory = NeighbourInvariance(14, memory=18, mutual=9)
+    m.invariance = memory.bfloat16()
+    for _ in range(3):
+        h = random_features(2, 10, 16, dtype=torch.bfloat16).detach().requires_grad_()
+        out = m(h, DOMAINS)
+    out.loss.backward()
+    assert 0 < out.loss.item() < math.inf
+    assert torch.isfinite(h.grad).all() and h.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
 def test_domains_of_any_integer_type(dtype: torch.dtype) -> None:
     h = random_features(2, 10, 16)
@@ -256,6 +290,23 @@ def test_few_parameters_beside_a_resnet18(variant: str | None, invariance: str |
     assert sum(p.numel() for p in m.parameters()) < 0.005 * 11.2e6
 
 
+def test_compiled_without_a_break() -> None:
+    h, compiled_h = random_features(2, 10, 16), random_features(2, 10, 16)
+    m, twin = module(), module()
+    try:
+        compiled = torch.compile(twin, backend="eager", fullgraph=True)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    expected, found = m(h, DOMAINS), compiled(compiled_h, DOMAINS)
+    assert torch.equal(found.loss, expected.loss) and found.terms == expected.terms
+    assert torch.equal(found.variant, expected.variant)
+    expected.loss.backward()
+    found.loss.backward()
+    assert torch.equal(compiled_h.grad, h.grad)
+    for mine, its in zip(m.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine.grad, its.grad)
+
+
 def test_no_grad() -> None:
     with torch.no_grad():
         out = module()(random_features(2, 10, 16), DOMAINS)
@@ -287,6 +338,14 @@ def test_gradient_ratio_where_a_loss_does_not_pull() -> None:
     for parameters in ([weight], []):
         with pytest.raises(ValueError, match="neither loss depends on the parameters"):
             gradient_ratio(other, torch.ones(()), parameters)
+
+
+def test_gradient_ratio_comes_before_the_backward_pass() -> None:
+    encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    loss = encoder(torch.randn(5, 3)).square().sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        gradient_ratio(loss, loss, encoder.parameters())
 
 
 def test_it_is_what_the_package_exports() -> None:
@@ -355,11 +414,41 @@ def test_shape_of_features(shape: tuple[int, ...]) -> None:
 def test_shape_of_domains(shape: tuple[int, ...]) -> None:
     # Above all the views along the batch, with the domains of one view.
     with pytest.raises(
-        ValueError, match=rf"domains must have shape \({shape[-2]},\).*domains.repeat\(num_views\)"
+        ValueError, match=rf"domains must have shape \({shape[-2]},\).*features\.unflatten\(0"
     ):
         module()(random_features(*shape), DOMAINS)
     with pytest.raises(ValueError, match="domains must have shape"):
         module()(random_features(10, 16), DOMAINS[:, None])
+
+
+def test_views_along_the_batch_are_mended_as_the_error_says() -> None:
+    h, num_views = random_features(20, 16), 2
+    out = module()(h.unflatten(0, (num_views, -1)), DOMAINS)
+    assert torch.equal(out.loss, module()(h.view(2, 10, 16), DOMAINS).loss)
+
+
+@pytest.mark.parametrize("kind", [lambda t: t.tolist(), lambda t: t.detach().numpy()])
+def test_what_is_no_tensor(kind: Any) -> None:
+    h = random_features(2, 10, 16)
+    name = type(kind(h)).__name__
+    with pytest.raises(ValueError, match=rf"domains must be .* {name}; use torch\.as_tensor\(dom"):
+        module()(h, kind(DOMAINS))
+    with pytest.raises(ValueError, match=rf"features must be .* {name}; use torch\.as_tensor\(f"):
+        module()(kind(h), DOMAINS)
+    with pytest.raises(ValueError, match=rf"features must be .* {name}; use torch\.as_tensor\(f"):
+        module().split(kind(h))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_type_of_features(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=rf"features must be real .* not {dtype}"):
+        module()(torch.ones(2, 10, 16, dtype=dtype), DOMAINS)
+
+
+@pytest.mark.parametrize("shape", [(10, 15), (2, 10, 17), (14,), ()])
+def test_only_whole_features_are_split(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"features must have shape \(\.\.\., 16\), not"):
+        module().split(torch.ones(shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])

@@ -104,11 +104,11 @@ def adversarial(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> f
 
 def confusion(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
     found = slow_cross_entropy([perceptron(p, r) for r in slow_standardize(x_at, d)], d)
-    h = slow_standardize(x, d)
+    h, seen = slow_standardize(x, d), rows_of(d)
 
     def to_uniform(r: int, k: int) -> float:
         answer = log_softmax(perceptron(p_at, h[r]))
-        return -sum(a / len(answer) for a in answer)
+        return -sum(answer[s] / len(seen) for s in seen)
 
     return found + balanced_mean(to_uniform, d)
 
@@ -726,6 +726,45 @@ def test_sinkhorn_survives_float32_extremes(epsilon: float) -> None:
     q = term.targets(scores, DomainBatch.from_index(d, DOMAINS).one_hot)
     assert torch.isfinite(q).all()
     np.testing.assert_allclose(q.sum(1), [1, 1, 1, 1, 1, 0], rtol=1e-5)
+
+
+# --- confusion -----------------------------------------------------------------------------------
+
+
+def test_confusion_is_over_the_domains_that_training_has_met() -> None:
+    term = ConfusionInvariance(DIM, DOMAINS).double()
+    x = torch.tensor(random_features(6))
+    for d, seen in (
+        ([2, 2, 2, -1, -1, 2], []),
+        ([0, 2, 0, 2, 0, -1], [0, 2]),
+        ([0, 3] * 3, [0, 2, 3]),
+    ):
+        apply(term.train(), x, d)
+        assert term.seen.nonzero().flatten().tolist() == seen
+    # Evaluation meets nobody.
+    apply(term.eval(), x, [0, 1] * 3)
+    assert not term.seen[1]
+
+
+def test_confusion_settles_where_a_domain_never_occurs() -> None:
+    # A discriminator that rules out the two absent domains and cannot tell the other two apart.
+    term = ConfusionInvariance(DIM, DOMAINS).double()
+    last = term.discriminator[2]
+    nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([0.0, -50.0, 0.0, -50.0], dtype=torch.float64)
+    loss = apply(term, torch.tensor(random_features(6)), [0, 2] * 3)
+    # Its own cross-entropy is log 2, and the confusion as low as it can be: log 2 too.
+    assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+def test_checkpoints_of_confusion_without_the_domains_seen() -> None:
+    old, term = (ConfusionInvariance(DIM, DOMAINS) for _ in range(2))
+    state = old.state_dict()
+    del state["seen"]
+    term.seen.fill_(True)
+    term.load_state_dict(state)
+    assert not term.seen.any() and "seen" not in state
+    assert torch.equal(term.discriminator[0].weight, old.discriminator[0].weight)
 
 
 # --- properties that the docstrings claim --------------------------------------------------------

@@ -41,6 +41,19 @@ def test_the_rate_can_grow_with_the_root_of_the_batch():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "adam"}, "name='adam' is unknown; choose one of lars, sgd, adamw"),
+        ({"scaling": "root"}, "scaling='root' is unknown; choose one of linear, sqrt"),
+    ],
+)
+def test_unknown_optimizers_are_refused(wrong, message):
+    settings = OptimizerSettings(**{"name": "sgd", "learning_rate": 0.1, "weight_decay": 0} | wrong)
+    with pytest.raises(ValueError, match=message):
+        make_optimizer([nn.Linear(2, 2)], settings, batch=256)
+
+
 def test_each_gradient_is_cut_by_itself():
     long, short = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     long.grad, short.grad = torch.tensor([30.0, 40.0]), torch.tensor([0.3, 0.4])

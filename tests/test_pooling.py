@@ -36,6 +36,8 @@ def test_pooling(output, arguments, expected):
     [
         ({"a": FLAT}, {}, "a mapping with a; say which"),
         ({"a": FLAT}, {"key": "b"}, "key=, not 'b'"),
+        (FLAT, {"key": "feats"}, "returns a tensor, of which key='feats' names no entry; leave"),
+        (FLAT, {"key": 0}, "key=0 names no entry"),
         ((FLAT,), {"key": 3}, "returns 1 outputs; key=3"),
         ((), {}, "returns 0 outputs"),
         (torch.rand(3), {}, r"shape \(3,\) cannot be pooled"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,6 +154,9 @@ def _tensors_of(source: str, spec: EncoderSpec) -> dict[str, Tensor]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name, without running anything that the file may hold.
 
+    Args:
+        path: a ``.safetensors`` file, or a checkpoint that PyTorch wrote.
+
     Raises:
         DdmError: not a readable file of tensors, or one that only unpickling could read.
     """
@@ -166,8 +170,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # PyTorch's own words would have the user run whatever the file holds.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = (
+            "it holds Python objects other than tensors, or is no checkpoint of PyTorch"
+            if unsafe
+            else _first_line(error)
+        )
         raise DdmError(
-            f"--init {path}: cannot be read as tensors alone ({_first_line(error)}). "
+            f"--init {path}: cannot be read as tensors alone ({reason}). "
             "If you trust the file, load it where it was made and save its weights with "
             "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
         ) from None

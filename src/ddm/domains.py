@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from ddm.errors import DdmError
 
 UNKNOWN = -1
+#: What stands for several domains in place of a domain's name: the mean over domains, the accuracy
+#: over all their samples together, the domain that is worst.
+SUMMARIES = ("mean", "pooled", "worst")
 
 
 @dataclass
@@ -26,7 +30,9 @@ class DomainTable:
         confidence: how sure the domain is, shape (N,), in [0, 1]; 1 where it was given.
 
     Raises:
-        ValueError: an index outside ``[-1, len(names))``, shapes that differ, names that repeat.
+        ValueError: an index that is no integer or outside ``[-1, len(names))``, a confidence
+            outside [0, 1], shapes that differ, names that repeat.
+        DdmError: a name that stands for a summary (:data:`SUMMARIES`).
     """
 
     index: NDArray[np.int64]
@@ -34,11 +40,17 @@ class DomainTable:
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
-        self.index = np.asarray(self.index, dtype=np.int64)
+        given = np.asarray(self.index)
+        if given.size and given.dtype.kind not in "iu":
+            raise ValueError(
+                f"index must hold integers, not {given.dtype}: {UNKNOWN} where the domain is "
+                "unknown; for names use DomainTable.from_names"
+            )
+        self.index = given.astype(np.int64)
         self.names = tuple(self.names)
+        self.confidence = np.asarray(self.confidence, dtype=np.float32)
         if self.confidence.size == 0:
             self.confidence = (self.index != UNKNOWN).astype(np.float32)
-        self.confidence = np.asarray(self.confidence, dtype=np.float32)
         if self.index.ndim != 1 or self.confidence.shape != self.index.shape:
             raise ValueError(
                 "index and confidence must both have shape (N,), "
@@ -46,6 +58,20 @@ class DomainTable:
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"domain names repeat: {self.names}")
+        taken = [name for name in self.names if name in SUMMARIES]
+        if taken:
+            raise DdmError(
+                f"the name {taken[0]!r} stands for a summary over domains in the results "
+                f"({', '.join(SUMMARIES)}); rename it"
+            )
+        # Shares of votes may sum to a little over 1. NaN lies nowhere.
+        if self.confidence.size and not (
+            0 <= self.confidence.min() <= self.confidence.max() <= 1 + 1e-5
+        ):
+            raise ValueError(
+                "confidence must lie in [0, 1], "
+                f"found {self.confidence.min():g} to {self.confidence.max():g}"
+            )
         if self.index.size and not (
             UNKNOWN <= self.index.min() <= self.index.max() < len(self.names)
         ):
@@ -58,22 +84,18 @@ class DomainTable:
     def from_names(cls, names: Sequence[str | None]) -> DomainTable:
         """Build a table from one name a sample.
 
-        ``None``, an empty string, or NaN (an empty cell of pandas) means unknown.
+        Args:
+            names: of the samples' domains, N of them. ``None``, an empty string, or an empty cell
+                of pandas (NaN, NA, NaT) means unknown.
+
+        Returns:
+            The table; the distinct names in alphabetical order, each confidence 1 or, for unknown
+            domains, 0.
 
         Raises:
-            DdmError: a name that is no text.
+            DdmError: a name that is no text, or that stands for a summary (:data:`SUMMARIES`).
         """
-        # NaN alone differs from itself.
-        names = ["" if name is None or name != name else name for name in names]
-        strange = next((name for name in names if not isinstance(name, str)), None)
-        if strange is not None:
-            raise DdmError(f"domain {strange!r} is no text: give names, such as str({strange!r})")
-        distinct = tuple(sorted({name for name in names if name}))
-        position = {name: i for i, name in enumerate(distinct)}
-        index = np.fromiter(
-            (position[name] if name else UNKNOWN for name in names), np.int64, count=len(names)
-        )
-        return cls(index, distinct)
+        return cls(*index_names(names))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -89,7 +111,11 @@ class DomainTable:
         )
 
     def subset(self, samples: NDArray[np.int64]) -> DomainTable:
-        """The table of some samples; names stay, so that indices keep their meaning."""
+        """The table of some samples; names stay, so that indices keep their meaning.
+
+        Args:
+            samples: which ones, in which order, shape (M,).
+        """
         return DomainTable(self.index[samples], self.names, self.confidence[samples])
 
     def updated(self, samples: NDArray[np.int64], table: DomainTable) -> DomainTable:
@@ -98,9 +124,46 @@ class DomainTable:
         Args:
             samples: which ones, shape (M,).
             table: their domains, under the same names.
+
+        Raises:
+            ValueError: other names.
         """
         if table.names != self.names:
             raise ValueError(f"names differ: {table.names} and {self.names}")
         index, confidence = self.index.copy(), self.confidence.copy()
         index[samples], confidence[samples] = table.index, table.confidence
         return DomainTable(index, self.names, confidence)
+
+
+def index_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number names.
+
+    Args:
+        names: N of them; ``None``, an empty string, or an empty cell of pandas means none.
+
+    Returns:
+        Number of each, shape (N,), -1 for none; and the distinct names in alphabetical order.
+
+    Raises:
+        DdmError: a name that is no text.
+    """
+    names = ["" if _is_empty(name) else name for name in names]
+    strange = next((name for name in names if not isinstance(name, str)), None)
+    if strange is not None:
+        raise DdmError(f"the name {strange!r} is no text: give names, such as str({strange!r})")
+    distinct = tuple(sorted({name for name in names if name}))
+    position = {name: i for i, name in enumerate(distinct)}
+    index = np.fromiter(
+        (position[name] if name else UNKNOWN for name in names), np.int64, count=len(names)
+    )
+    return index, distinct
+
+
+def _is_empty(name: Any) -> bool:
+    """Whether it is None or an empty cell of pandas: NaN and NaT differ from themselves."""
+    if name is None:
+        return True
+    try:
+        return bool(name != name)
+    except TypeError:  # NA cannot say.
+        return True

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,17 @@ def embed(
 ) -> NDArray[np.float32]:
     """Pooled features of every image, read from the store if they are there already.
 
+    Where the images are files of their own, one whose size or time of last change is another makes
+    the store unfit. Of readers without a method ``path`` nobody can tell.
+
     Args:
-        encoder: gives features of shape (N, D).
+        encoder: gives features of shape (N, D). It is left as it was: its device, and which parts
+            of it are in training mode.
         dataset: the images.
         size: side of the view that the encoder takes, in pixels.
         store: a ``.npy`` file; a ``.json`` beside it says what it holds.
-        fingerprint: names the encoder; with the images' keys it decides whether the store still
-            fits.
+        fingerprint: names the encoder; with the images' keys, size and files it decides whether
+            the store still fits.
         batch_size: images at a time.
 
     Returns:
@@ -47,16 +55,19 @@ def embed(
     """
     keys = hashlib.sha256("\n".join(dataset.keys).encode()).hexdigest()
     about = {"encoder": fingerprint, "keys": keys, "size": size}
+    files = _state_of_files(dataset)
+    if files is not None:
+        about["files"] = files
     note = store.with_suffix(".json")
-    if store.exists() and _said(note) == about:
+    said = _said(note)
+    if store.exists() and all(said.get(what) == value for what, value in about.items()):
         return _open(store)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = encoder.to(device).eval()
     loader = batches(
         IndexedImages(dataset, np.arange(len(dataset))), None, batch_size, default_workers(dataset)
     )
     note.unlink(missing_ok=True)
-    with atomic(store) as temporary, torch.inference_mode():
+    with atomic(store) as temporary, _evaluating(encoder, device), torch.inference_mode():
         array: Any = None
         for images, _, index in tqdm(loader, desc="Embedding", unit="batch", leave=False):
             features = encoder(plain_view(images.to(device), size)).float().cpu()
@@ -80,12 +91,43 @@ def embed(
     return _open(store)
 
 
-def _said(note: Path) -> dict[str, Any] | None:
-    """What a store holds; None where nobody can say, so that it is to be written anew."""
+def _state_of_files(dataset: ImageDataset) -> str | None:
+    """A digest of the images' files as they are now; None where the reader has no ``path``."""
+    path_of = getattr(dataset.read, "path", None)
+    if path_of is None:
+        return None
+    digest = hashlib.sha256()
+    for i in range(len(dataset)):
+        try:
+            status = os.stat(path_of(i))
+            state = f"{status.st_size} {status.st_mtime_ns}\n"
+        except OSError:  # Reading it will say so.
+            state = "gone\n"
+        digest.update(state.encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _evaluating(encoder: nn.Module, device: str) -> Iterator[None]:
+    """The encoder on a device and in evaluation mode; afterwards as it was."""
+    training = [(module, module.training) for module in encoder.modules()]
+    tensors = itertools.chain(encoder.parameters(), encoder.buffers())
+    home = next((tensor.device for tensor in tensors), torch.device(device))
+    try:
+        encoder.to(device).eval()
+        yield
+    finally:
+        encoder.to(home)
+        for module, mode in training:
+            module.training = mode
+
+
+def _said(note: Path) -> dict[str, Any]:
+    """What a store holds; nothing where nobody can say, so that it is to be written anew."""
     try:
         said: dict[str, Any] = json.loads(note.read_text("utf-8"))
     except (FileNotFoundError, ValueError):
-        return None
+        return {}
     return said
 
 

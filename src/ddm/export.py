@@ -53,6 +53,9 @@ def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_
         encoder: the trained encoder.
         spec: how it was built.
         variant_dim: width of the domain-variant portion.
+
+    Raises:
+        DdmError: the encoder cannot be written, such as to a full disk.
     """
     mean, std = normalization(spec.channels)
     about = {"spec": spec.to_dict(), "variant_dim": variant_dim, "mean": mean, "std": std}
@@ -79,7 +82,7 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
     """Read an encoder that :func:`save_encoder` wrote.
 
     Args:
-        path: the ``.safetensors`` file.
+        path: the ``.safetensors`` file, or the run folder that holds it.
 
     Returns:
         The encoder in evaluation mode, its spec and variant_dim.
@@ -87,6 +90,9 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
     Raises:
         DdmError: there is no such file, or it is damaged, or it was not written by this library.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = RunFolder(path).encoder_file
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -95,7 +101,10 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
             f"{path} does not exist: the run has not finished; `ddm resume` it"
         ) from None
     except (SafetensorError, OSError) as error:
-        raise DdmError(f"{path} is damaged ({error}); train the run anew") from None
+        raise DdmError(
+            f"{path} is not a readable safetensors file ({error}); give the encoder.safetensors of "
+            "a run, or train the run anew"
+        ) from None
     if "ddm" not in metadata:
         raise DdmError(f"{path} was not written by ddm; load it with timm")
     try:

@@ -223,11 +223,11 @@ def finetune(
     train, validation = samples(seen, "train"), samples(seen, "val")
     if len(np.unique(labels.index[train])) < 2:
         raise DdmError(f"{dataset.name} has fewer than two classes in its seen domains")
-    if max(config.fractions) >= HEAD_ONLY_BELOW:  # Each step and each look at the validation reads.
-        dataset = keep_in_memory(IndexedImages(dataset, np.arange(len(dataset)))).dataset
     features = embed(
         encoder, dataset, spec.image_size, run.features_file, file_fingerprint(run.encoder_file)
     )
+    if max(config.fractions) >= HEAD_ONLY_BELOW:  # Each step and each look at the validation reads.
+        dataset = keep_in_memory(IndexedImages(dataset, np.arange(len(dataset)))).dataset
     tuner = Finetuner(encoder, features.shape[1], dataset, label, spec.image_size, config)
     rows: list[Row] = []
     unskilled = largest_class(labels.index[train])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ class DomainDisentanglement(nn.Module):
         variant: ``"cross_entropy"``, ``"prototypes"`` or None.
         invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"``,
             ``"instances"``, ``"neighbours"`` or None. ``"instances"``, the default, needs two views
-            of each sample.
+            of each sample, and several samples of each domain a batch: with many domains it fades,
+            so sample by domain, or merge domains.
         independence: ``"cross_correlation"``, ``"hsic"`` or None.
         variant_weight: weight of the variant term.
         invariance_weight: weight of the invariance term.
@@ -129,7 +130,23 @@ class DomainDisentanglement(nn.Module):
         )
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The variant and the invariant portion of features, shape (..., D)."""
+        """The variant and the invariant portion.
+
+        Args:
+            features: shape (..., D).
+
+        Returns:
+            Views of shapes (..., variant_dim) and (..., D - variant_dim).
+
+        Raises:
+            ValueError: features that are no tensor or of another width than D.
+        """
+        _require_tensor("features", features)
+        if features.ndim == 0 or features.shape[-1] != self.feature_dim:
+            raise ValueError(
+                f"features must have shape (..., {self.feature_dim}), not {tuple(features.shape)}; "
+                "give the whole of the encoder's pooled output"
+            )
         return features[..., : self.variant_dim], features[..., self.variant_dim :]
 
     def forward(self, features: Tensor, domains: Tensor) -> Disentangled:
@@ -145,8 +162,9 @@ class DomainDisentanglement(nn.Module):
 
         Raises:
             ValueError: shapes or types that do not fit, a single view where the objective needs
-                two, a domain out of range. (The range is looked at on the CPU only: on a GPU it
-                would make every step wait.)
+                two, a domain out of range. (The range is looked at on the CPU only, and not under
+                ``torch.compile``: on a GPU it would make every step wait, and it cannot be
+                compiled.)
         """
         self._check(features, domains)
         variant, invariant = self.split(features)
@@ -155,7 +173,7 @@ class DomainDisentanglement(nn.Module):
             if stacked.dtype in (torch.float16, torch.bfloat16):
                 stacked = stacked.float()
             h = gather_rows(stacked, dim=1)
-            d = gather_rows(domains.to(h.device))
+            d = gather_rows(domains.to(h.device, non_blocking=True))
             batch = DomainBatch.from_index(d, self.num_domains, num_views=len(h), dtype=h.dtype)
             h_v, h_i = self.split(standardize(h.flatten(0, 1), batch))
             terms: dict[str, Tensor] = {}
@@ -173,6 +191,13 @@ class DomainDisentanglement(nn.Module):
         )
 
     def _check(self, features: Tensor, domains: Tensor) -> None:
+        _require_tensor("features", features)
+        _require_tensor("domains", domains)
+        if not features.is_floating_point():
+            raise ValueError(
+                f"features must be real floating-point numbers, not {features.dtype}; give the "
+                "encoder's pooled output, or features.float()"
+            )
         if features.ndim not in (2, 3) or features.shape[-1] != self.feature_dim:
             raise ValueError(
                 f"features must have shape (N, {self.feature_dim}) or (V, N, {self.feature_dim}), "
@@ -181,11 +206,13 @@ class DomainDisentanglement(nn.Module):
         if domains.shape != features.shape[-2:-1]:
             raise ValueError(
                 f"domains must have shape ({features.shape[-2]},), one a sample, "
-                f"not {tuple(domains.shape)}; for views along the batch, domains.repeat(num_views)"
+                f"not {tuple(domains.shape)}; where views lie along the batch, give "
+                "features.unflatten(0, (num_views, -1))"
             )
         if domains.is_floating_point() or domains.is_complex() or domains.dtype == torch.bool:
             raise ValueError(f"domains must be integers, not {domains.dtype}; use domains.long()")
-        if domains.device.type == "cpu" and domains.numel():
+        looks = domains.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and domains.numel():
             low, high = int(domains.min()), int(domains.max())
             if low < -1 or high >= self.num_domains:
                 raise ValueError(
@@ -206,7 +233,8 @@ def gradient_ratio(loss: Tensor, other: Tensor, parameters: Iterable[Tensor]) ->
     The length of the gradient of ``loss`` over that of ``other``. Self-supervised losses differ in
     it by orders of magnitude, so the same weights of the module drown one method and do not reach
     the next: look at this ratio for a few batches, and set the weights by it (``docs/method.md``).
-    It costs the backward pass of both, and keeps their graph.
+    It costs the backward pass of both, and keeps their graph. Where torch.distributed runs each
+    rank gets a number of its own: gradients are not averaged over ranks here.
 
     Args:
         loss: a scalar, such as the module's loss.
@@ -218,6 +246,7 @@ def gradient_ratio(loss: Tensor, other: Tensor, parameters: Iterable[Tensor]) ->
 
     Raises:
         ValueError: neither loss depends on the parameters.
+        RuntimeError: ``backward()`` came first, without ``retain_graph=True``, and freed the graph.
 
     Example:
         >>> out = ddm(torch.stack([h_1, h_2]), domains)
@@ -254,6 +283,13 @@ def check_variant_dim(variant_dim: int, feature_dim: int) -> None:
             f"variant_dim={variant_dim} must lie between 1 and feature_dim - 1 = "
             f"{feature_dim - 1}: both portions need room; choose a smaller variant_dim or a wider "
             "encoder"
+        )
+
+
+def _require_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} must be a tensor, not {type(value).__name__}; use torch.as_tensor({name})"
         )
 
 

@@ -46,7 +46,16 @@ def make_optimizer(
         modules: whose parameters to train.
         settings: which optimizer.
         batch: the global batch, which the learning rate is scaled to.
+
+    Raises:
+        ValueError: an unknown optimizer or scaling.
     """
+    for name, value, known in (
+        ("name", settings.name, ("lars", "sgd", "adamw")),
+        ("scaling", settings.scaling, ("linear", "sqrt")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
     decayed, free = get_weight_decay_parameters(modules)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in decayed if p.requires_grad]},
@@ -70,6 +79,10 @@ def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings
     """Cut each parameter's gradient to the length that the settings allow, as DINO's code does.
 
     Each by itself, not all together as ``torch.nn.utils.clip_grad_norm_`` does with several.
+
+    Args:
+        optimizer: of :func:`make_optimizer`.
+        settings: the same as there.
     """
     if settings.clip_norm is None:
         return

@@ -27,7 +27,7 @@ def pool_features(
 
     Args:
         output: what the encoder returned.
-        key: which entry of a mapping, tuple or list to take.
+        key: which entry of a mapping, tuple or list to take; of a tensor there are none.
         tokens: ``"mean"`` or ``"first"``.
         channels_last: whether maps are (N, H, W, C).
 
@@ -35,7 +35,8 @@ def pool_features(
         Tensor of shape (N, D).
 
     Raises:
-        ValueError: no such entry, or a shape that none of this fits.
+        ValueError: no such entry, an output that is no tensor and holds none, or a shape that none
+            of this fits.
     """
     if isinstance(output, Mapping):
         if key is None:
@@ -53,6 +54,10 @@ def pool_features(
         return pool_features(output[place], None, tokens, channels_last)
     if not isinstance(output, Tensor):
         raise ValueError(f"the encoder returns {type(output).__name__}, not tensors")
+    if key is not None:
+        raise ValueError(
+            f"the encoder returns a tensor, of which key={key!r} names no entry; leave key= out"
+        )
     if tokens not in ("mean", "first"):
         raise ValueError(f"tokens={tokens!r} must be 'mean' or 'first'")
     if output.ndim == 4:
@@ -91,5 +96,17 @@ class Pooled(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The encoder's features, pooled.
+
+        Args:
+            inputs: what the encoder takes.
+            named: the same by name.
+
+        Returns:
+            Tensor of shape (N, D).
+
+        Raises:
+            ValueError: as :func:`pool_features`.
+        """
         output = self.encoder(*inputs, **named)
         return pool_features(output, self.key, self.tokens, self.channels_last)

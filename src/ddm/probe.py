@@ -16,13 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from ddm.domains import SUMMARIES as SUMMARIES
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 #: One line of the table of results.
 Row = dict[str, Any]
-#: What stands for several domains in place of a domain's name: the mean over domains, the accuracy
-#: over all their samples together, the domain that is worst.
-SUMMARIES = ("mean", "pooled", "worst")
 
 #: Inverse strengths of the L2 penalty that a linear probe chooses from, on validation data.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddm.data.keys import Keys
-from ddm.domains import DomainTable
+from ddm.domains import DomainTable, index_names
 
 SPLITS = ("train", "val", "test")
 NO_LABEL = -1
@@ -50,8 +50,7 @@ class Labels:
     @classmethod
     def from_names(cls, names: Sequence[str | None]) -> Labels:
         """Build from one name a sample; ``None`` or an empty string means no label."""
-        table = DomainTable.from_names(names)
-        return cls(table.index, table.names)
+        return cls(*index_names(names))
 
     def subset(self, samples: NDArray[np.int64]) -> Labels:
         return Labels(self.index[samples], self.names)

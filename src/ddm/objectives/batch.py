@@ -3,65 +3,80 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class DomainBatch:
-    """The domains of a batch, in the forms that the terms need.
+    """The domains of a batch, in the forms that the terms need; :meth:`from_index` makes it.
 
     Args:
         one_hot: shape (M, K), row of zeros where the domain is unknown. M = views x samples, view
             by view: row ``v * N + n`` is view ``v`` of sample ``n``.
         num_views: how many views of each sample the rows hold.
+        counts: rows of each domain, shape (K,).
+        several: 1 where the batch holds two known domains or more, else 0; shape ().
+        weights: weight of each row, shape (M,): each present domain weighs the same, their sum is
+            1. All zero for a batch of fewer than two known domains.
+        averaging: ``averaging.T @ x`` is the mean of each domain; shape (M, K).
     """
 
     one_hot: Tensor
-    num_views: int = 1
+    num_views: int
+    counts: Tensor
+    several: Tensor
+    weights: Tensor
+    averaging: Tensor
 
     @classmethod
     def from_index(
         cls, domains: Tensor, num_domains: int, num_views: int = 1, dtype: torch.dtype | None = None
     ) -> DomainBatch:
-        """Build from domain indices, shape (N,), ``-1`` for unknown."""
+        """Build from domain indices.
+
+        Args:
+            domains: of the samples, shape (N,), ``-1`` for unknown.
+            num_domains: K.
+            num_views: how many views of each sample the rows hold.
+            dtype: of the features; PyTorch's default for None.
+        """
         classes = torch.arange(num_domains, device=domains.device)
         one_hot = (domains[:, None] == classes).to(dtype or torch.get_default_dtype())
-        return cls(one_hot.repeat(num_views, 1), num_views)
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """Rows of each domain, shape (K,)."""
-        return self.one_hot.sum(0)
-
-    @cached_property
-    def several(self) -> Tensor:
-        """1 where the batch holds two known domains or more, else 0; shape ()."""
-        return ((self.counts > 0).sum() > 1).to(self.one_hot.dtype)
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """Weight of each row, shape (M,): each present domain weighs the same, their sum is 1.
-
-        All zero for a batch of fewer than two known domains.
-        """
-        share = self.one_hot @ (1 / self.counts.clamp_min(1))
-        return self.several * share / (self.counts > 0).sum().clamp_min(1)
-
-    @cached_property
-    def averaging(self) -> Tensor:
-        """``averaging.T @ x`` is the mean of each domain; shape (M, K)."""
-        return self.one_hot / self.counts.clamp_min(1)
+        one_hot = one_hot.repeat(num_views, 1)
+        counts = one_hot.sum(0)
+        present = (counts > 0).sum()
+        several = (present > 1).to(one_hot.dtype)
+        share = one_hot @ (1 / counts.clamp_min(1))
+        weights = several * share / present.clamp_min(1)
+        return cls(one_hot, num_views, counts, several, weights, one_hot / counts.clamp_min(1))
 
     def pairs(self, minimum: int) -> Tensor:
         """Which pairs of domains have ``minimum`` rows each: (K, K), 1 or 0, above the diagonal."""
         enough = (self.counts >= minimum).to(self.one_hot.dtype)
         return torch.outer(enough, enough).triu(1)
+
+
+def call_in_type(module: nn.Module, x: Tensor, frozen: bool = False) -> Tensor:
+    """``module(x)``, computed with the module's parameters in the type of ``x``.
+
+    A module that was cast to half precision as a whole holds parameters that the terms' float32
+    does not go with. Gradients arrive in the parameters' own type.
+
+    Args:
+        module: takes and gives one tensor.
+        x: its input.
+        frozen: whether to keep the gradient from the parameters.
+    """
+    parameters = {
+        name: (p.detach() if frozen else p).to(x.dtype) for name, p in module.named_parameters()
+    }
+    output: Tensor = torch.func.functional_call(module, parameters, (x,))
+    return output
 
 
 def standardize(features: Tensor, batch: DomainBatch) -> Tensor:
@@ -72,6 +87,7 @@ def standardize(features: Tensor, batch: DomainBatch) -> Tensor:
 
     Args:
         features: shape (M, D).
+        batch: the domains of the M rows.
 
     Returns:
         Tensor of shape (M, D); all zero where the batch holds fewer than two known domains.

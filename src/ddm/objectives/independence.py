@@ -16,6 +16,7 @@ class CrossCorrelationIndependence(nn.Module):
     """
 
     def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised portions, shapes (M, D_v) and (M, D_i)."""
         return ((variant * batch.weights[:, None]).T @ invariant).square().mean()
 
 
@@ -28,6 +29,7 @@ class HSICIndependence(nn.Module):
     """
 
     def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised portions, shapes (M, D_v) and (M, D_i)."""
         root = torch.outer(batch.weights, batch.weights).sqrt()
 
         def kernel(x: Tensor) -> Tensor:

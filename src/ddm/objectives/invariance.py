@@ -13,6 +13,7 @@ from ddm.objectives.batch import (
     EPS,
     DomainBatch,
     balanced_cross_entropy,
+    call_in_type,
     directions,
     mean_over_pairs,
     squared_distances,
@@ -58,8 +59,9 @@ class AdversarialInvariance(nn.Module):
         self.discriminator = _discriminator(dim, num_domains, hidden_dim)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         hidden = reverse_gradient(features)
-        return balanced_cross_entropy(self.discriminator(hidden), batch)
+        return balanced_cross_entropy(call_in_type(self.discriminator, hidden), batch)
 
 
 class ConfusionInvariance(nn.Module):
@@ -67,7 +69,9 @@ class ConfusionInvariance(nn.Module):
 
     Domain confusion, Tzeng et al., 2015 (arXiv 1510.02192). The value is the discriminator's own
     cross-entropy, which reaches only the discriminator, plus the cross-entropy between its answer
-    and the uniform distribution over the K domains, which reaches only the encoder.
+    and the uniform distribution over the domains that training has met so far, which reaches only
+    the encoder. A domain that never occurs, such as a held-out one, is no right answer: the
+    discriminator learns to rule it out, and the encoder could never get it back in.
 
     Args:
         dim: width of the invariant portion.
@@ -75,16 +79,31 @@ class ConfusionInvariance(nn.Module):
         hidden_dim: width of the discriminator's hidden layer.
     """
 
+    seen: Tensor
+
     def __init__(self, dim: int, num_domains: int, hidden_dim: int = 64) -> None:
         super().__init__()
         self.discriminator = _discriminator(dim, num_domains, hidden_dim)
+        self.register_buffer("seen", torch.zeros(num_domains, dtype=torch.bool))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Checkpoints of before there was `seen` say nothing of it: the next batches do.
+        state_dict.setdefault(f"{prefix}seen", torch.zeros_like(self.seen))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        found = balanced_cross_entropy(self.discriminator(features.detach()), batch)
-        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        logits: Tensor = torch.func.functional_call(self.discriminator, frozen, (features,))
-        confusion = -(batch.weights * logits.log_softmax(1).mean(1)).sum()
-        return found + confusion
+        """The term, shape (), of standardised features, shape (M, dim)."""
+        if self.training:
+            # Of the global batch, so that all ranks agree.
+            self.seen.logical_or_((batch.counts > 0) & batch.several.bool())
+        found = balanced_cross_entropy(call_in_type(self.discriminator, features.detach()), batch)
+        log_p = call_in_type(self.discriminator, features, frozen=True).log_softmax(1)
+        # As shares of the mean over all K, which, once all are seen, it then is to the bit.
+        seen = self.seen.to(log_p.dtype)
+        share = seen * len(seen) / seen.sum().clamp_min(1)
+        return found - (batch.weights * (share * log_p).mean(1)).sum()
 
 
 class CORALInvariance(nn.Module):
@@ -99,6 +118,7 @@ class CORALInvariance(nn.Module):
     """
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         dim = features.shape[1]
         pairs = batch.pairs(minimum=2)
         means = batch.averaging.T @ features
@@ -124,6 +144,7 @@ class MMDInvariance(nn.Module):
         self.scales = scales
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         distances = squared_distances(features)
         mean = (batch.weights @ distances @ batch.weights).detach() + EPS
         kernel = torch.stack([(-distances / (s * mean)).exp() for s in self.scales]).mean(0)
@@ -186,8 +207,9 @@ class PrototypeInvariance(nn.Module):
         return q
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         hidden = directions(features)
-        scores = hidden @ F.normalize(self.prototypes, dim=1).T
+        scores = hidden @ F.normalize(self.prototypes.to(hidden.dtype), dim=1).T
         log_p = (scores / self.temperature).log_softmax(1)
         views, rows = batch.num_views, len(scores) // batch.num_views
         targets = torch.stack(
@@ -219,7 +241,9 @@ class InstanceInvariance(nn.Module):
     The term is the mean over samples of known domain, not over domains: else a few samples that
     discovery parts from the rest, told apart from few others, would have the say of hundreds.
 
-    With two views, a domain with a single sample in the batch gives zero.
+    Each domain needs several samples a batch: with many domains few share one, there is little to
+    tell apart, and the term fades without a word. Sample by domain then, or merge domains. With two
+    views, a domain with a single sample in the batch gives zero.
 
     Args:
         temperature: t, of the cosine softmax.
@@ -233,6 +257,11 @@ class InstanceInvariance(nn.Module):
         self.temperature = temperature
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim).
+
+        Raises:
+            ValueError: a single view of each sample, which leaves nothing to attract.
+        """
         views = batch.num_views
         if views < 2:
             raise ValueError(
@@ -322,6 +351,7 @@ class NeighbourInvariance(nn.Module):
         return nearest, ((value > -2) & (nearer < self.mutual) & full).to(rows.dtype)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         views = directions(standardize_within(features, batch))
         of_sample = views.detach().view(batch.num_views, -1, views.shape[1])
         sample = F.normalize(of_sample.mean(0), dim=1, eps=1e-2)

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddm.objectives.batch import DomainBatch, balanced_cross_entropy, directions
+from ddm.objectives.batch import (
+    DomainBatch,
+    balanced_cross_entropy,
+    call_in_type,
+    directions,
+)
 
 
 class CrossEntropyVariant(nn.Module):
@@ -22,7 +27,8 @@ class CrossEntropyVariant(nn.Module):
         self.classifier = nn.Linear(dim, num_domains)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
-        return balanced_cross_entropy(self.classifier(features), batch)
+        """The term, shape (), of standardised features, shape (M, dim)."""
+        return balanced_cross_entropy(call_in_type(self.classifier, features), batch)
 
 
 class PrototypeVariant(nn.Module):
@@ -52,16 +58,22 @@ class PrototypeVariant(nn.Module):
 
     @torch.no_grad()
     def update(self, normalized: Tensor, batch: DomainBatch) -> None:
-        """Move the prototypes of the domains that the batch holds towards their mean."""
-        means = (batch.averaging.T @ normalized).to(self.prototypes.dtype)
+        """Move the prototypes of the domains that the batch holds towards their mean.
+
+        Args:
+            normalized: directions of the rows, shape (M, dim).
+            batch: their domains.
+        """
+        means, old = batch.averaging.T @ normalized, self.prototypes.to(normalized.dtype)
         # One domain alone has no direction that tells it from the others.
         present = (batch.counts > 0) & batch.several.bool()
         kept = (self.momentum * self.seen.to(means.dtype))[:, None]
-        moved = F.normalize(kept * self.prototypes + (1 - kept) * means, dim=1)
-        self.prototypes.copy_(torch.where(present[:, None], moved, self.prototypes))
+        moved = F.normalize(kept * old + (1 - kept) * means, dim=1)
+        self.prototypes.copy_(torch.where(present[:, None], moved, old))
         self.seen.logical_or_(present)
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
+        """The term, shape (), of standardised features, shape (M, dim)."""
         normalized = directions(features)
         if self.training:
             self.update(normalized, batch)
