@@ -12,8 +12,8 @@ import yaml
 from ddm.bench import OWN_GRIDS, Grid, bench
 from ddm.cli import main
 from ddm.config import PretrainConfig, differences
+from ddm.domains import SUMMARIES
 from ddm.errors import DdmError
-from ddm.probe import SUMMARIES
 from synthetic import write_folder
 
 VARIANTS = {"plain": {"ddm.enabled": False}, "coral": {"ddm.invariance_weight": 0.1}}

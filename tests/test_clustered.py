@@ -53,7 +53,7 @@ def test_where_there_is_no_error() -> None:
 
 def test_intervals_over_seen_domains_hold_the_truth() -> None:
     """Five domains that gain differently, each left out in turn: what the seen ones gain. Errors
-    over sets alone would hold it in a third of all cases."""
+    over sets alone hold it in half of all cases."""
     rng = np.random.default_rng(0)
     held, over_sets, trials = 0, 0, 400
     names = "abcde"

@@ -15,10 +15,10 @@ import pytest
 from ddm import comparison, plots, report
 from ddm.config import ModuleConfig, PretrainConfig
 from ddm.data.base import ImageDataset, Labels
-from ddm.domains import DomainTable
+from ddm.domains import SUMMARIES, DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import describe, environment
-from ddm.probe import SUMMARIES, bootstrap, paired_difference
+from ddm.probe import bootstrap, paired_difference
 from ddm.protocols import Answers, SeenUnseen
 from ddm.report import write_report
 from ddm.run_folder import RunFolder

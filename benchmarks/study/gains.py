@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from ddm.clustered import clustered_mean
-from ddm.probe import SUMMARIES
+from ddm.clustered import clustered_mean, less
+from ddm.domains import SUMMARIES
 
 matplotlib.use("Agg")
 
@@ -109,14 +109,6 @@ def mean_of(figure: Figure) -> float:
     return float(np.mean(list(figure.values()))) if figure else float("nan")
 
 
-def less(ones: list[Figure], others: list[Figure]) -> list[Figure]:
-    """Differences, domain by domain."""
-    return [
-        {domain: one[domain] - other[domain] for domain in one if domain in other}
-        for one, other in zip(ones, others, strict=True)
-    ]
-
-
 def read(folders: list[Path]) -> Records:
     """The records of each kind of variant, by what a pair shares."""
     found: Records = {}
@@ -166,9 +158,12 @@ def compare(records: Records, after: str, before: str, portions: tuple[str, str]
     """Name of each line, its pairs, means and half widths; the last line is of all methods."""
     pairs = sorted(set(records.get(after, {})) & set(records.get(before, {})))
     gaps = [
-        less(
-            figures(records[after][p], portions[0], of),
-            figures(records[before][p], portions[1], of),
+        list(
+            map(
+                less,
+                figures(records[after][p], portions[0], of),
+                figures(records[before][p], portions[1], of),
+            )
         )
         for p in pairs
     ]
@@ -239,7 +234,8 @@ def whitening(records: Records, kinds: list[str]) -> str:
     for kind in kinds:
         runs = records.get(kind, {})
         gaps = [
-            less(figures(run, "whitened", of), figures(run, "all", of)) for run in runs.values()
+            list(map(less, figures(run, "whitened", of), figures(run, "all", of)))
+            for run in runs.values()
         ]
         if gaps and all(figure for gap in gaps for figure in gap):
             means, halves = over_domains(gaps, list(runs))

@@ -39,10 +39,10 @@ import yaml
 from ddm.bench_tables import distinct, published, table
 from ddm.config import FinetuneConfig, PretrainConfig, differences
 from ddm.cores import share_cores
+from ddm.domains import SUMMARIES
 from ddm.errors import DdmError
 from ddm.files import atomic
 from ddm.messages import tell
-from ddm.probe import SUMMARIES
 
 #: Protocols as grids.
 OWN_GRIDS = Path(__file__).parent / "grids"

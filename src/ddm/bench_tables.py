@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ddm.clustered import Mean, clustered_mean
-from ddm.probe import SUMMARIES
+from ddm.clustered import Mean, clustered_mean, less
+from ddm.domains import SUMMARIES
 
 #: What the tables show: heading, and the figures' measure, trained_on and side. Their label is the
 #: data's main one, or what there is.
@@ -124,7 +124,7 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
         rows = []
         for name in variants[1:]:
             gaps = {
-                run: list(map(_less, mine, figures[variants[0]][run]))
+                run: list(map(less, mine, figures[variants[0]][run]))
                 for run, mine in figures[name].items()
                 if run in figures[variants[0]]
             }
@@ -141,10 +141,6 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
 
 def _run(record: Mapping[str, Any]) -> Run:
     return tuple(record["held_out"]), record.get("fold"), record["seed"]
-
-
-def _less(one: Figure, other: Figure) -> Figure:
-    return {domain: one[domain] - other[domain] for domain in one if domain in other}
 
 
 def _means(figures: Mapping[Run, Sequence[Figure]], several: bool, columns: int) -> list[Mean]:

@@ -269,8 +269,8 @@ def _evaluate(options: Namespace) -> None:
 
 
 def _finetune(options: Namespace) -> None:
+    from ddm.domains import SUMMARIES
     from ddm.finetune import finetune
-    from ddm.probe import SUMMARIES
 
     values = options.as_dict()
     results = finetune(values.pop("run"), FinetuneConfig(**values))

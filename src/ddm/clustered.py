@@ -17,6 +17,11 @@ class Mean(NamedTuple):
     freedom: int
 
 
+def less(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """How much more the first is, of each domain that both have."""
+    return {domain: one[domain] - other[domain] for domain in one if domain in other}
+
+
 def clustered_mean(runs: Sequence[tuple[Any, Mapping[str, float]]]) -> Mean:
     """Mean over sets of left-out domains, with an error that is over sets and over domains.
 

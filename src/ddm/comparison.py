@@ -19,8 +19,9 @@ import pandas as pd
 
 from ddm import plots
 from ddm.config import PretrainConfig, differences
+from ddm.domains import SUMMARIES
 from ddm.errors import DdmError
-from ddm.probe import SUMMARIES, Interval, Row, paired_difference
+from ddm.probe import Interval, Row, paired_difference
 from ddm.run_folder import RunFolder
 
 PORTIONS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ddm.data.base import ImageDataset
+from ddm.data.checked import file_states
 from ddm.data.loading import IndexedImages, batches, default_workers
 from ddm.errors import DdmError
 from ddm.files import atomic, new_array
@@ -96,15 +96,7 @@ def _state_of_files(dataset: ImageDataset) -> str | None:
     path_of = getattr(dataset.read, "path", None)
     if path_of is None:
         return None
-    digest = hashlib.sha256()
-    for i in range(len(dataset)):
-        try:
-            status = os.stat(path_of(i))
-            state = f"{status.st_size} {status.st_mtime_ns}\n"
-        except OSError:  # Reading it will say so.
-            state = "gone\n"
-        digest.update(state.encode())
-    return digest.hexdigest()
+    return hashlib.sha256(file_states(dataset.keys, path_of).tobytes()).hexdigest()
 
 
 @contextmanager

@@ -16,8 +16,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from ddm.domains import SUMMARIES as SUMMARIES
-
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 #: One line of the table of results.
@@ -336,7 +334,7 @@ def summarize(
     classes: Mapping[str, Ints] | None = None,
     unskilled: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> list[Row]:
-    """The rows of one figure: each domain, and the :data:`SUMMARIES`, with intervals.
+    """The rows of one figure: each domain, and the :data:`~ddm.domains.SUMMARIES`, with intervals.
 
     Args:
         common: what the rows share.

@@ -38,10 +38,11 @@ from ddm.comparison import (
 )
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
+from ddm.domains import SUMMARIES
 from ddm.errors import DdmError
 from ddm.pages import write_page
 from ddm.plots import Bar, BarLine, Curve
-from ddm.probe import SUMMARIES, Row
+from ddm.probe import Row
 
 SAMPLES = 8  # images of each domain
 MAP_POINTS = 2000

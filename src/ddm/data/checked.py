@@ -61,7 +61,7 @@ class Memory:
         # A question of its own for each size: going back and forth would forget both.
         asked = os.fsencode(root.resolve()) + f"\0{size}\0{channels}".encode()
         self._store = folder / "checked" / f"{hashlib.sha256(asked).hexdigest()[:32]}.npz"
-        self._now = _digests(keys, path_of)
+        self._now = file_states(keys, path_of)
         # Never written, or damaged: all is looked at again.
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
             with np.load(self._store, allow_pickle=False) as stored:
@@ -94,8 +94,16 @@ class Memory:
             np.savez(file, digests=found, enlarged=flags)
 
 
-def _digests(keys: Sequence[str], path_of: Callable[[int], str]) -> NDArray[np.uint64]:
-    """A number for each file as it is now; 0 for one that is not there."""
+def file_states(keys: Sequence[str], path_of: Callable[[int], str]) -> NDArray[np.uint64]:
+    """A number for each file by its name, length and time of last change; 0 where there is none.
+
+    Args:
+        keys: the files' names, N of them.
+        path_of: where the i-th lies.
+
+    Returns:
+        Array of shape (N,).
+    """
     found = np.zeros(len(keys), np.uint64)
     for i, key in enumerate(keys):
         with suppress(OSError):
