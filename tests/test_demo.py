@@ -1,10 +1,11 @@
-"""The demonstration, on drawn shapes in place of emoji: two runs, a report, nothing done twice."""
+"""The demonstration: two runs, a report, nothing done twice. Mostly on drawn shapes, not emoji."""
 
 from dataclasses import replace
 
 import pytest
 
 from ddm import demo
+from ddm.data import emoji
 from ddm.errors import DdmError
 from ddm.run_folder import RunFolder
 from synthetic import write_folder
@@ -57,3 +58,16 @@ def test_a_second_call_goes_on_where_the_first_stopped(small, monkeypatch):
     assert trained.items() <= files(small).items()
     with pytest.raises(DdmError, match=r"other settings.*seed.*--output"):
         demo.run_demo(small, "outline", 1, 1)
+
+
+def test_on_emoji_themselves(small, monkeypatch, tmp_path):
+    """Their reader is another than that of folders."""
+    pytest.importorskip("skia", reason="the extra 'demo' draws emoji")
+    monkeypatch.setenv("DDM_CACHE", str(tmp_path / "cache"))
+    some = emoji.read_emoji()[::20]
+    monkeypatch.setattr(emoji, "read_emoji", lambda: some)
+    config = demo.demo_config
+    monkeypatch.setattr(
+        demo, "demo_config", lambda *given: replace(config(*given), images="emoji", size=32)
+    )
+    assert demo.run_demo(small, "twemoji", 1, 0).exists()

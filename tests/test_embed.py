@@ -40,7 +40,7 @@ def test_a_changed_file_is_embedded_anew_and_an_unchanged_one_is_not(tmp_path, f
     first = np.array(embed(encoder, files, 32, store, "one"))
     embed(encoder, files, 32, store, "one")
     assert encoder.calls == 1
-    path = files.read.path(2)
+    path = files.read.path_of(2)
     Image.new("RGB", (32, 32), "white").save(path)
     second = np.array(embed(encoder, files, 32, store, "one"))
     assert encoder.calls == 2

@@ -35,7 +35,7 @@ def embed(
     """Pooled features of every image, read from the store if they are there already.
 
     Where the images are files of their own, one whose size or time of last change is another makes
-    the store unfit. Of readers without a method ``path`` nobody can tell.
+    the store unfit. Of readers without a method ``path_of`` nobody can tell.
 
     Args:
         encoder: gives features of shape (N, D). It is left as it was: its device, and which parts
@@ -92,8 +92,8 @@ def embed(
 
 
 def _state_of_files(dataset: ImageDataset) -> str | None:
-    """A digest of the images' files as they are now; None where the reader has no ``path``."""
-    path_of = getattr(dataset.read, "path", None)
+    """A digest of the images' files as they are now; None where the reader has no ``path_of``."""
+    path_of = getattr(dataset.read, "path_of", None)
     if path_of is None:
         return None
     return hashlib.sha256(file_states(dataset.keys, path_of).tobytes()).hexdigest()

@@ -315,8 +315,8 @@ def test_file_reader(tmp_path):
     reader = pickle.loads(pickle.dumps(FileReader(tmp_path, NAMES, 4, channels=1)))
     assert len(reader) == 4
     assert [reader(i)[0, 0, 0] for i in range(4)] == [0, 1, 2, 3]
-    assert reader.path(np.int64(1)) == str(tmp_path / NAMES[1])
-    assert reader.path(-1) == reader.path(3)
+    assert reader.path_of(np.int64(1)) == str(tmp_path / NAMES[1])
+    assert reader.path_of(-1) == reader.path_of(3)
     with pytest.raises(IndexError):
         reader(4)
     larger = pickle.loads(pickle.dumps(reader.resized(6)))
@@ -332,7 +332,9 @@ path_names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters
 @given(st.lists(path_names, max_size=20))
 def test_file_reader_gives_back_every_path(names):
     reader = FileReader("root", names, 4)
-    assert [reader.path(i) for i in range(len(reader))] == [os.path.join("root", n) for n in names]
+    assert [reader.path_of(i) for i in range(len(reader))] == [
+        os.path.join("root", n) for n in names
+    ]
 
 
 def test_file_reader_refuses_bad_settings():

@@ -117,18 +117,18 @@ class ArrayReader(Resizable):
     def __len__(self) -> int:
         return len(self._files)
 
-    def path(self, i: int) -> str:
+    def path_of(self, i: int) -> str:
         """Where image ``i`` lies."""
-        return self._files.path(i)
+        return self._files.path_of(i)
 
     def __call__(self, i: int) -> NDArray[np.float32]:
         """Read image ``i``: float32 in [0, 1], (size, size, channels); raises `UnreadableImage`."""
-        return read_array(self.path(i), self.size, self.channels)
+        return read_array(self.path_of(i), self.size, self.channels)
 
     def is_enlarged(self, i: int) -> bool:
         """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
         # The header alone: the bands take long to unpack.
-        with _HEADER, zipfile.ZipFile(self.path(i)) as file, file.open("x.npy") as array:
+        with _HEADER, zipfile.ZipFile(self.path_of(i)) as file, file.open("x.npy") as array:
             np.lib.format.read_magic(array)
             shape, _, _ = np.lib.format.read_array_header_1_0(array)
         return int(min(shape[1:])) < self.size

@@ -197,17 +197,17 @@ class FileReader(Resizable):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def path(self, i: int) -> str:
+    def path_of(self, i: int) -> str:
         """Where image ``i`` lies; a negative ``i`` counts from the end."""
         return os.path.join(self.root, self._paths[i])
 
     def __call__(self, i: int) -> NDArray[np.uint8]:
         """Read image ``i``: uint8, shape (size, size, channels); raises `UnreadableImage`."""
-        return read_image(self.path(i), self.size, self.channels)
+        return read_image(self.path_of(i), self.size, self.channels)
 
     def is_enlarged(self, i: int) -> bool:
         """Whether readable image ``i`` has fewer pixels a side in its file than when it is read."""
-        with Image.open(self.path(i), formats=_FORMATS) as image:
+        with Image.open(self.path_of(i), formats=_FORMATS) as image:
             side: int = min(image.size)
         return side < self.size
 
