@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ddm
 from ddm import DomainDisentanglement, gradient_ratio
 from ddm.objectives import DomainBatch, NeighbourInvariance, PrototypeInvariance, standardize
+from waits import Waits
 
 VARIANTS = [None, "cross_entropy", "prototypes"]
 INVARIANCES = [
@@ -305,6 +306,20 @@ def test_compiled_without_a_break() -> None:
     assert torch.equal(compiled_h.grad, h.grad)
     for mine, its in zip(m.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine.grad, its.grad)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("invariance", INVARIANCES)
+@pytest.mark.parametrize("independence", ["cross_correlation", "hsic"])
+def test_it_never_waits_for_the_device(
+    variant: str | None, invariance: str | None, independence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The range of domains is looked at on the processor alone.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    ddm = module(variant=variant, invariance=invariance, independence=independence)
+    with Waits() as waits:
+        ddm(random_features(2, 10, 16), DOMAINS).loss.backward()
+    assert not waits.found
 
 
 def test_no_grad() -> None:

@@ -1,7 +1,10 @@
 """Which parameters decay, at which rate, and how the rate runs."""
 
+import copy
+
 import pytest
 import torch
+from lightly.utils.lars import LARS
 from torch import nn
 
 from ddm.optimizers import (
@@ -78,3 +81,24 @@ def test_lars_without_decay_keeps_its_trust_ratio():
 
     assert step(0.0) == pytest.approx(step(1e-6), rel=1e-3)
     assert step(0.0) < 0.01
+
+
+def test_lars_takes_the_steps_of_another_library():
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    theirs = copy.deepcopy(ours)
+    settings = OptimizerSettings("lars", learning_rate=1.2, weight_decay=1e-2)
+    mine = make_optimizer([ours], settings, batch=256)
+    decayed, free = (
+        [p for p in theirs.parameters() if (p.ndim > 1) == weights] for weights in (True, False)
+    )
+    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    peer = LARS(groups, lr=1.2, momentum=0.9, weight_decay=1e-2)
+    for _ in range(4):
+        x = torch.randn(8, 6, dtype=torch.float64)
+        for model, optimizer in ((ours, mine), (theirs, peer)):
+            optimizer.zero_grad()
+            (model(x) - x[:, :3]).square().sum().backward()
+            optimizer.step()
+    for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)

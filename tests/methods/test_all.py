@@ -9,6 +9,7 @@ from ddm.encoders import EncoderSpec, build_encoder
 from ddm.methods import METHODS
 from ddm.optimizers import make_optimizer, schedule_weight_decay
 from ddm.views import random_views
+from waits import Waits
 
 
 @pytest.mark.parametrize("encoder", ["small", "resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
@@ -31,6 +32,22 @@ def test_one_step_on_encoders_of_every_kind(name, encoder):
     # Residual branches begin at zero: in the first step nothing inside them moves.
     assert len(moved) > 0.5 * len(before)
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_never_waits_for_the_device(name):
+    model, dim = build_encoder(EncoderSpec("small", 3, 32))
+    method = METHODS[name](model, dim)
+    generator = torch.Generator().manual_seed(0)
+    views = random_views(torch.rand(4, 3, 32, 32), method.views(32), generator)
+    optimizer = make_optimizer([method], method.optimizer, 256)
+    with Waits() as waits:
+        method(views).loss.backward()
+        method.before_step()
+        if method.optimizer.name != "adamw":  # It counts its steps on the processor.
+            optimizer.step()
+        method.after_step()
+    assert not waits.found
 
 
 def test_the_decay_of_dino_rises_along_a_cosine():

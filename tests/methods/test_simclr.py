@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from ddm.errors import DdmError
 from ddm.methods import METHODS, SimCLR, find_method
-from ddm.methods.simclr import SimCLRSettings, domain_aware_nt_xent
+from ddm.methods.simclr import SimCLRSettings, nt_xent
 
 N, DIM = 5, 12
 
@@ -26,7 +27,7 @@ def two_views() -> list[Tensor]:
     return [torch.rand(N, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
 
 
-def nt_xent(z: Tensor, temperature: float) -> float:
+def equation_1(z: Tensor, temperature: float) -> float:
     """Rows k and N + k are the two views of image k."""
 
     def similarity(i: int, j: int) -> float:
@@ -46,7 +47,8 @@ def test_loss_is_equation_1(temperature: float) -> None:
     loss = method(views).loss
     with torch.no_grad():
         z = method.head(method.encoder(torch.cat(views)))
-    assert loss.item() == pytest.approx(nt_xent(z, temperature), rel=1e-9)
+    assert loss.item() == pytest.approx(equation_1(z, temperature), rel=1e-9)
+    assert loss.item() == pytest.approx(NTXentLoss(temperature)(*z.chunk(2)).item(), rel=1e-9)
 
 
 def test_features_are_those_of_each_view() -> None:
@@ -89,7 +91,7 @@ def test_strong_views_for_large_images_and_mild_sharp_ones_for_small() -> None:
 
 
 def in_domains(z: Tensor, domains: list[int], temperature: float, other_domains: float) -> float:
-    """The loss of `domain_aware_nt_xent` as its docstring has it, view by view."""
+    """The loss of `nt_xent` as its docstring has it, view by view."""
     n = len(domains)
     unit = z / z.norm(dim=1, keepdim=True)
     total = 0.0
@@ -114,7 +116,7 @@ def test_negatives_of_other_domains_have_their_weight(
 ) -> None:
     generator = torch.Generator().manual_seed(2)
     z = torch.randn(2, N, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    loss = domain_aware_nt_xent(z, torch.tensor(domains), 0.3, other_domains)
+    loss = nt_xent(z, 0.3, torch.tensor(domains), other_domains)
     expected = in_domains(z.detach().flatten(0, 1), domains, 0.3, other_domains)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     loss.backward()
@@ -127,9 +129,9 @@ def test_with_full_weight_or_one_domain_it_is_simclr() -> None:
         z = torch.stack(method.head(method.encoder(torch.cat(views))).chunk(2))
         plain = method(views).loss.item()
         spread = torch.arange(N)
-        assert domain_aware_nt_xent(z, spread, 0.3, 1.0).item() == pytest.approx(plain, rel=1e-9)
+        assert nt_xent(z, 0.3, spread, 1.0).item() == pytest.approx(plain, rel=1e-9)
         for same in (torch.zeros(N, dtype=torch.long), torch.full((N,), -1)):
-            assert domain_aware_nt_xent(z, same, 0.3, 0.0).item() == pytest.approx(plain, rel=1e-9)
+            assert nt_xent(z, 0.3, same, 0.0).item() == pytest.approx(plain, rel=1e-9)
 
 
 def test_domains_are_asked_for_only_where_they_count() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
@@ -47,7 +46,7 @@ class SimCLR(Method):
     global batch repel. Both views go through the encoder as one batch, as in the authors' code.
 
     With ``other_domains`` below 1, negatives from other domains count less: what tells domains
-    apart then helps little to tell images apart (:func:`domain_aware_nt_xent`). It is the idea of
+    apart then helps little to tell images apart (:func:`nt_xent`). It is the idea of
     DARLING (Zhang et al., 2022, arXiv 2107.06219), whose weights come from a classifier of domains,
     for domains that are given; it is not the whole of that method.
 
@@ -72,10 +71,6 @@ class SimCLR(Method):
         super().__init__(encoder, feature_dim, head_start, settings)
         s: SimCLRSettings = self.settings
         self.head = SimCLRProjectionHead(self.head_dim, s.hidden_dim, s.output_dim)
-        # Whether there are other ranks it asks at each step: Lightning starts them after this.
-        self.criterion = NTXentLoss(
-            s.temperature, gather_distributed=torch.distributed.is_available()
-        )
 
     def views(self, size: int) -> list[ViewSettings]:
         return [simclr_view(size)] * 2
@@ -87,15 +82,16 @@ class SimCLR(Method):
 
     def step(self, views: list[Tensor]) -> MethodOutput:
         features, projections = self._project(views)
-        return MethodOutput(self.criterion(*projections), features)
+        s: SimCLRSettings = self.settings
+        return MethodOutput(nt_xent(gather_rows(projections, dim=1), s.temperature), features)
 
     def step_in_domains(self, views: list[Tensor], domains: Tensor) -> MethodOutput:
         features, projections = self._project(views)
         s: SimCLRSettings = self.settings
-        loss = domain_aware_nt_xent(
+        loss = nt_xent(
             gather_rows(projections, dim=1),
-            gather_rows(domains.to(projections.device)),
             s.temperature,
+            gather_rows(domains.to(projections.device)),
             s.other_domains,
         )
         return MethodOutput(loss, features)
@@ -107,34 +103,42 @@ class SimCLR(Method):
         return torch.stack(features.chunk(2)), torch.stack(projections.chunk(2))
 
 
-def domain_aware_nt_xent(
-    projections: Tensor, domains: Tensor, temperature: float, other_domains: float
+def nt_xent(
+    projections: Tensor,
+    temperature: float,
+    domains: Tensor | None = None,
+    other_domains: float = 1.0,
 ) -> Tensor:
-    """NT-Xent whose negatives from other domains have a weight of their own.
+    """NT-Xent, whose negatives from other domains may have a weight of their own.
 
     The loss of a view with projection z, whose positive is z+, is
 
         -log(exp(z z+ / t) / (exp(z z+ / t) + sum_k w_k exp(z z_k / t)))
 
-    with ``w_k = 1`` for an image of the same domain and ``other_domains`` for one of another.
-    Where either domain is unknown, ``w_k = 1``: nothing says that they differ. A view that is left
-    without negatives has the loss 0.
+    with ``w_k = 1`` (equation 1 of SimCLR); given domains, ``w_k = other_domains`` for an image of
+    another domain. Where either domain is unknown, ``w_k = 1``: nothing says that they differ. A
+    view that is left without negatives has the loss 0.
+
+    lightly's ``NTXentLoss`` gives the same number, but picks its negatives by a mask, which makes
+    every step on a GPU wait until the encoder's passes are done.
 
     Args:
         projections: of both views, shape (2, N, D); normalised here.
-        domains: shape (N,), -1 for unknown.
         temperature: t.
-        other_domains: in [0, 1]; 1 gives the NT-Xent loss itself.
+        domains: shape (N,), -1 for unknown.
+        other_domains: in [0, 1].
 
     Returns:
         The mean over the 2 N views, a scalar.
     """
     z = F.normalize(projections.flatten(0, 1), dim=1)
-    n, d = len(domains), domains.repeat(2)
-    differ = (d[:, None] != d) & (d[:, None] >= 0) & (d >= 0)
+    n = projections.shape[1]
     logits = z @ z.T / temperature
-    log_weight = math.log(other_domains) if other_domains > 0 else -math.inf
-    logits = torch.where(differ, logits + log_weight, logits)
+    if domains is not None:
+        d = domains.repeat(2)
+        differ = (d[:, None] != d) & (d[:, None] >= 0) & (d >= 0)
+        log_weight = math.log(other_domains) if other_domains > 0 else -math.inf
+        logits = torch.where(differ, logits + log_weight, logits)
     # A view is no negative of itself.
     logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
     return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))
