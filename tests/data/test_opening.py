@@ -34,17 +34,17 @@ def test_a_benchmark_with_a_stray_class_is_still_one(tmp_path: Path) -> None:
         load_images(str(root), 8)
 
 
-@pytest.mark.parametrize("benchmark", [PACS, DOMAINNET], ids=lambda b: b.title)
-def test_what_there_is_of_a_benchmark(tmp_path: Path, benchmark) -> None:
-    left = [n for n in names_of(benchmark) if not n.startswith(benchmark.domains[-1])]
+@pytest.mark.parametrize("known", [PACS, DOMAINNET], ids=lambda b: b.title)
+def test_what_there_is_of_a_benchmark(tmp_path: Path, known) -> None:
+    left = [n for n in names_of(known) if not n.startswith(known.domains[-1])]
     root = write_images(tmp_path / "root", left)
     with pytest.raises(DdmError, match=r"complete the download, or take what there is \(--partial"):
         load_images(str(root), 8)
     settings = config(tmp_path, images=str(root), partial=True, size=8)
     dataset = open_images(settings)
-    assert dataset.name == benchmark.title
-    assert dataset.domains.names == benchmark.domains[:-1]
-    assert dataset.labels["class"].names == benchmark.classes
+    assert dataset.name == known.title
+    assert dataset.domains.names == known.domains[:-1]
+    assert dataset.labels["class"].names == known.classes
 
 
 def test_official_splits_where_there_are_none(tmp_path: Path) -> None:
