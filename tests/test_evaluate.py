@@ -16,6 +16,7 @@ from ddm.embed import embed
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate, split_hashes, summary_table, untrained_domains
 from ddm.pretrain import pretrain
+from ddm.probe import LinearProbe
 from ddm.protocols import SeenUnseen, standardize_domains
 from ddm.run_folder import RunFolder
 from synthetic import make_dataset
@@ -65,7 +66,8 @@ def test_a_run_is_evaluated_on_all_portions(tmp_path, dataset):
     portions = {"all", "invariant", "variant", "whitened", "standardized"}
     assert {r["portion"] for r in results["rows"]} == portions
     assert {r["measure"] for r in results["rows"]} == {
-        "linear", "linear_balanced", "knn", "knn_balanced", "retrieval", "leakage",
+        "linear", "linear_balanced", "linear_validation", "knn", "knn_balanced", "retrieval",
+        "leakage",
     }  # fmt: skip
     for r in results["rows"]:
         assert 0 <= r["low"] <= r["value"] <= r["high"] <= 1, r
@@ -244,6 +246,33 @@ def test_domains_without_training_images_are_not_asked_for(dataset):
     rows = [r for r in SeenUnseen(apart, ()).evaluate({"all": features}) if r["label"] == "domain"]
     assert {r["domain"] for r in rows} == {"filled", "outline", "mean", "pooled", "worst"}
     assert {r["value"] for r in rows} == {1} and {r["chance"] for r in rows} == {1 / 2}
+
+
+def test_what_runs_are_chosen_by_is_the_probe_on_validation_images_of_seen_domains(dataset):
+    rng = np.random.default_rng(0)
+    features = 0.6 * rng.standard_normal((len(dataset), 3)).astype(np.float32)
+    features += np.eye(3, dtype=np.float32)[dataset.labels["class"].index]
+    # Of images to test, and of the unseen domain, anything may be said.
+    other = features.copy()
+    other[(dataset.splits == "test") | (dataset.domains.index == 2)] = 0
+    unseen = dataset.domains.names[2]
+
+    def chosen_by(features):
+        rows = SeenUnseen(dataset, (unseen,)).evaluate({"all": features})
+        return [r for r in rows if r["measure"] == "linear_validation"]
+
+    rows = chosen_by(features)
+    assert rows == chosen_by(other)
+    assert {r["side"] for r in rows} == {"seen"}
+    classes = dataset.labels["class"].index
+    seen = dataset.domains.index < 2
+    train, val = (np.flatnonzero(seen & (dataset.splits == s)) for s in ("train", "val"))
+    probe = LinearProbe.fit((features[train], classes[train]), (features[val], classes[val]))
+    right = probe.predict(features[val]) == classes[val]
+    for domain in (0, 1):
+        value = right[dataset.domains.index[val] == domain].mean()
+        assert find(rows, domain=dataset.domains.names[domain])["value"] == value
+    assert 0.4 < right.mean() < 1
 
 
 def test_the_unseen_domain_plays_no_part_in_any_choice(dataset):

@@ -545,7 +545,14 @@ def test_answers_give_the_figures():
                 truth = dataset.labels[row["label"]].index[mine["sample"]]
                 mean = np.mean([mine["right"][truth == one].mean() for one in np.unique(truth)])
             assert (row["value"], row["n"]) == (pytest.approx(mean), size)
-    measures = {"linear", "linear_balanced", "knn", "knn_balanced", "retrieval"}
+    measures = {
+        "linear",
+        "linear_balanced",
+        "linear_validation",
+        "knn",
+        "knn_balanced",
+        "retrieval",
+    }
     assert {row["measure"] for row in rows} == measures
     assert (table["group"] == dataset.groups[table["sample"]]).all()
     assert SeenUnseen(make_dataset(labels=False), ()).table([]).empty

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddm.clustered import Mean, clustered_mean, less
 from ddm.domains import SUMMARIES
+from ddm.protocols import VALIDATION
 
 #: What the tables show: heading, and the figures' measure, trained_on and side. Their label is the
 #: data's main one, or what there is.
@@ -23,6 +24,7 @@ COLUMNS = (
     ("retrieval, seen", "retrieval", "none", "seen"),
     ("retrieval, unseen", "retrieval", "none", "unseen"),
     ("domain found", "leakage", "seen", "seen"),
+    ("to choose by: linear, validation", VALIDATION, "seen", "seen"),
 )
 Column = tuple[str, str, str, str]
 #: What was left out, fold and seed.

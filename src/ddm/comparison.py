@@ -34,6 +34,7 @@ PORTIONS = {
 MEASURES = {
     "linear": "linear probe",
     "linear_balanced": "linear probe, balanced accuracy",
+    "linear_validation": "linear probe, validation images",
     "knn": "nearest neighbours",
     "knn_balanced": "nearest neighbours, balanced accuracy",
     "retrieval": "retrieval",

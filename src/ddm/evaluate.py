@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -200,7 +201,7 @@ def summary_table(rows: Sequence[Row]) -> str:
             r = means.get((*line, portion))
             cells.append("-" if r is None else _percent(r))
         chance = next(r["chance"] for key, r in means.items() if key[:-1] == line)
-        name = measure.replace("_balanced", " (balanced)")
+        name = re.sub("_(balanced|validation)$", r" (\1)", measure)
         table.append([f"{name} {label}{trained}", side, *cells, f"{100 * chance:.1f}"])
     widths = [max(len(r[i]) for r in table) for i in range(len(header))]
     return "\n".join(

@@ -7,6 +7,8 @@ Seen and unseen domains
     that was trained on the unseen domain itself ("own"): what the features would allow if labels
     of it existed. Beside each accuracy stands the balanced one: where classes are unequal, a
     probe that answers with the largest class everywhere looks good on a domain that it cannot read.
+    To choose between runs, such as of other learning rates, there is "linear_validation": the same
+    probe on the images that its penalty was chosen on, so that no test image plays a part.
 
 WILDS
     A data set of WILDS (arXiv 2012.07421) has splits of its own, which part seen from unseen
@@ -47,6 +49,8 @@ from ddm.probe import (
 
 #: Figures that are also given as balanced accuracy, where every class counts alike: its measure.
 BALANCED = {"linear": "linear_balanced", "knn": "knn_balanced"}
+#: The linear probe on validation images of seen domains: to choose between runs by.
+VALIDATION = "linear_validation"
 #: What says which figure an answer counts for.
 ANSWER_KEYS = ("measure", "label", "portion", "trained_on", "side")
 
@@ -222,6 +226,16 @@ class SeenUnseen:
         if own:
             readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
         common: Row = {"label": label, "portion": portion}
+        val = {d: samples((d,), "val") for d in self.seen}
+        yield Answers(
+            {**common, "measure": VALIDATION, "trained_on": "seen", "side": "seen"},
+            {
+                d: (probe.predict(features[i]) == labels.index[i], i)
+                for d, i in val.items()
+                if len(i)
+            },
+            dict.fromkeys(val, of_seen),
+        )
         for measure, trained_on, predict in readers:
             for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
                 parts = {
@@ -284,8 +298,10 @@ class SeenUnseen:
         classes = {d: index[i] for d, (_, i) in answers.parts.items()}
         unskilled = {d: true == answers.unskilled[d] for d, true in classes.items()}
         rows = summarize(common, parts, self.seed, None, unskilled)
-        common = {**common, "measure": BALANCED[common["measure"]]}
-        return rows + summarize(common, parts, self.seed, classes, unskilled)
+        if common["measure"] in BALANCED:
+            common = {**common, "measure": BALANCED[common["measure"]]}
+            rows += summarize(common, parts, self.seed, classes, unskilled)
+        return rows
 
 
 #: Of a bootstrap of WILDS' scores, some of which take a while.
