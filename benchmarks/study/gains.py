@@ -20,10 +20,10 @@ Writes `gains.md` and `gains.png` to that folder; the plot is of the first compa
 `--by` runs are parted by how many domains they left out, or by their epochs.
 
 What is read of the two runs, first and second: all features of both; the invariant portion against
-all features; whitened features (`ddm.whitening`), of both; features standardised by domain, of both
-(they need unlabelled images of the unseen domain, see `ddm.protocols.standardize_domains`). Both
-are open to a plain run too; set against a second run's features as they are, they show what a
-recipe gains that has them.
+all features, and, where both have the module, of both; whitened features (`ddm.whitening`), of
+both; features standardised by domain, of both (they need unlabelled images of the unseen domain,
+see `ddm.protocols.standardize_domains`). The last two are open to a plain run too; set against a
+second run's features as they are, they show what a recipe gains that has them.
 """
 
 import argparse
@@ -61,6 +61,7 @@ NOT_DRAWN = ("subgroup, seen", "group, unseen, balanced", "class, unseen, balanc
 PORTIONS = (
     ("all", "all"),
     ("invariant", "all"),
+    ("invariant", "invariant"),
     ("whitened", "whitened"),
     ("whitened", "all"),
     ("standardized", "standardized"),
@@ -193,6 +194,12 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
     one, other = (SAID[p] for p in portions)
     what = one if one == other else f"{one} against {other}"
     return f"### {after} less {before}: {what}\n\n" + "\n".join(lines)
+
+
+def have_portions(records: Records, kinds: list[str]) -> bool:
+    """Whether all runs of these kinds have the module: without it there are no portions."""
+    runs = [run for kind in kinds for run in records.get(kind, {}).values()]
+    return all(run["config"]["ddm"]["enabled"] for run in runs)
 
 
 def on_one_device(records: Records, after: str, before: str) -> Records:
@@ -375,6 +382,8 @@ def main() -> None:
     blocks = []
     for after, before in (pair.split("-") for pair in options.kinds):
         for portions, (number, part) in product(PORTIONS, parts.items()):
+            if portions == ("invariant", "invariant") and not have_portions(part, [after, before]):
+                continue
             text = table(part, after, before, portions)
             if options.by:
                 text = text.replace("\n", f", {options.by} {number}\n", 1)

@@ -92,11 +92,9 @@ def embed(
 
 
 def _state_of_files(dataset: ImageDataset) -> str | None:
-    """A digest of the images' files as they are now; None where the reader has no ``path_of``."""
-    path_of = getattr(dataset.read, "path_of", None)
-    if path_of is None:
-        return None
-    return hashlib.sha256(file_states(dataset.keys, path_of).tobytes()).hexdigest()
+    """A digest of the images' files as they are now; None where they are no files of their own."""
+    states = file_states(dataset.keys, dataset.read)
+    return None if states is None else hashlib.sha256(states.tobytes()).hexdigest()
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def write(folder: Path, method: str, kind: str, held_out: str, seed: int, value:
     rows += [{**leak, "portion": p, "domain": "x", "value": 0.5} for p in ("variant", "invariant")]
     record = {
         "variant": f"{method}-{kind}", "held_out": [held_out], "seed": seed,
-        "config": {"epochs": 10}, "rows": rows,
+        "config": {"epochs": 10, "ddm": {"enabled": kind != "plain"}}, "rows": rows,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
     path = folder / f"{method}-{kind}_{held_out}_{seed}.json"
@@ -144,3 +144,10 @@ def test_plain_runs_of_another_study_stand_in_by_the_order_of_their_seeds(
     assert printed == (folder / "gains.md").read_text() + "\n"
     assert "| all methods | 12 | +15.0 ± 0.0 | +7.5 ± 0.0 |" in printed
     assert (folder / "gains.png").stat().st_size > 10_000
+
+
+def test_invariant_portions_are_compared_where_both_runs_have_one(folder: Path) -> None:
+    records = gains.read([folder])
+    records["shuffled"] = records["instances"]
+    assert gains.have_portions(records, ["instances", "shuffled"])
+    assert not gains.have_portions(records, ["instances", "plain"])

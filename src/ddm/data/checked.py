@@ -31,7 +31,7 @@ class Memory:
     Args:
         root: the folder.
         keys: the files' names, N of them.
-        path_of: where the i-th lies; None for images that are no files, of which nothing is known.
+        reader: reads them; of images that are no files nothing is known (:func:`file_states`).
         size: side that images are read with, in pixels.
         channels: channels that they are read with.
 
@@ -44,7 +44,7 @@ class Memory:
         self,
         root: Path,
         keys: Sequence[str],
-        path_of: Callable[[int], str] | None,
+        reader: object,
         size: int,
         channels: int,
     ) -> None:
@@ -52,7 +52,7 @@ class Memory:
         self.enlarged = np.zeros(len(keys), bool)
         self._now: NDArray[np.uint64] | None = None
         self._then = np.zeros(0, np.uint64), np.zeros(0, bool)
-        if path_of is None or len(keys) < REMEMBERED_FROM:
+        if len(keys) < REMEMBERED_FROM:
             return
         try:
             folder = cache_dir()
@@ -61,7 +61,9 @@ class Memory:
         # A question of its own for each size: going back and forth would forget both.
         asked = os.fsencode(root.resolve()) + f"\0{size}\0{channels}".encode()
         self._store = folder / "checked" / f"{hashlib.sha256(asked).hexdigest()[:32]}.npz"
-        self._now = file_states(keys, path_of)
+        self._now = file_states(keys, reader)
+        if self._now is None:
+            return
         # Never written, or damaged: all is looked at again.
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
             with np.load(self._store, allow_pickle=False) as stored:
@@ -94,16 +96,20 @@ class Memory:
             np.savez(file, digests=found, enlarged=flags)
 
 
-def file_states(keys: Sequence[str], path_of: Callable[[int], str]) -> NDArray[np.uint64]:
+def file_states(keys: Sequence[str], reader: object) -> NDArray[np.uint64] | None:
     """A number for each file by its name, length and time of last change; 0 where there is none.
 
     Args:
         keys: the files' names, N of them.
-        path_of: where the i-th lies.
+        reader: reads them; its method ``path_of`` says where the i-th lies.
 
     Returns:
-        Array of shape (N,).
+        Array of shape (N,); None of a reader without that method, whose images are no files of
+        their own, such as rows of an array.
     """
+    path_of: Callable[[int], str] | None = getattr(reader, "path_of", None)
+    if path_of is None:
+        return None
     found = np.zeros(len(keys), np.uint64)
     for i, key in enumerate(keys):
         with suppress(OSError):

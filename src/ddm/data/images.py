@@ -304,8 +304,7 @@ def keep_readable(
     """
     keys = Keys(keys)
     reader = open_with(root, keys, size, channels)
-    # Rows of an Arrow file have no path each.
-    memory = Memory(root, keys, getattr(reader, "path", None), size, channels)
+    memory = Memory(root, keys, reader, size, channels)
     which = np.flatnonzero(~memory.same).tolist()
     desc = f"Checking {root.resolve().name}"
     unreadable = dict(check_images(reader, keys, strict, desc, which)) if which else {}
