@@ -262,7 +262,10 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(init="nowhere.pth"), "--init nowhere.pth: neither a file nor a pretrained model"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_written(tmp_path, dataset, changes, message):
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path, dataset, changes, message, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DdmError, match=message):
         pretrain(config(tmp_path, **changes), dataset)
     assert not (tmp_path / "run").exists()
