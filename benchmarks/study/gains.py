@@ -111,13 +111,14 @@ def mean_of(figure: Figure) -> float:
 
 
 def read(folders: list[Path]) -> Records:
-    """The records of each kind of variant, by what a pair shares."""
+    """The records of each kind of variant, by what a pair shares; the first folder's where several
+    have it."""
     found: Records = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         record = json.loads(path.read_text("utf-8"))
         method, kind = record["variant"].rsplit("-", 1)
         pair = method, tuple(record["held_out"]), record["seed"], record["config"]["epochs"]
-        found.setdefault(kind, {})[pair] = record
+        found.setdefault(kind, {}).setdefault(pair, record)
     return found
 
 
