@@ -410,7 +410,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     stop_at(monkeypatch, 6, KeyboardInterrupt)
     arguments = ["--size", "32", "--epochs", "3", "--batch_size", "16", "--accelerator", "cpu"]
     assert main(["pretrain", str(folder), "-o", str(tmp_path / "run"), *arguments]) == 130
-    assert "`ddm resume RUN` continues a run" in capsys.readouterr().err
+    assert f"`ddm resume {tmp_path / 'run'}` continues it" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 

@@ -1,5 +1,7 @@
 """Discovered domains in tables, in pre-training, and found anew while training."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score
 
+from ddm import discovery_page
 from ddm.cli import main
 from ddm.config import ModuleConfig
-from ddm.data import load_images, open_images
+from ddm.data import load_images, open_heap, open_images
 from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
@@ -39,13 +42,15 @@ def test_a_table_to_train_with(heap: Path, tmp_path: Path) -> None:
     output = tmp_path / "tables" / "domains.parquet"
     found, dataset = discover(str(heap), output, 3)
     frame = pd.read_parquet(output)
-    assert list(frame.columns) == ["path", "domain", "confidence"]
+    assert list(frame.columns) == ["path", "domain", "confidence", "split"]
     assert len(frame) == len(dataset) == 90
     assert set(frame["domain"]) <= {"domain-0", "domain-1", "domain-2", ""}
     # It is a manifest, wherever it lies: paths are relative to it.
     again = load_images(str(output), 32)
     assert again.domains.names == ("domain-0", "domain-1", "domain-2")
     np.testing.assert_array_equal(again.domains.index, found.domains)
+    # An image to test stays one, whichever way it is read.
+    np.testing.assert_array_equal(again.splits, open_heap(str(heap), 32).splits)
     run = pretrain(config(tmp_path, images=str(output), epochs=1))
     assert run.encoder_file.exists()
 
@@ -133,14 +138,75 @@ def test_one_domain_cannot_be_trained_with(heap: Path, tmp_path: Path, capsys) -
 
 
 def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(heap, images)
+    (images / "größer.png").write_bytes(b"no image")
+    (images / "ärger.png").write_bytes((heap / "a" / "1.png").read_bytes())
     output = tmp_path / "domains.csv"
-    assert main(["discover", str(heap), "-o", str(output), "--num_domains", "2-4"]) == 0
-    said = capsys.readouterr().out
-    assert "domains among 90 images" in said and f"ddm pretrain {output}" in said
+    assert main(["discover", str(images), "-o", str(output), "--num_domains", "2-4"]) == 0
+    said = capsys.readouterr()
+    assert "domains among 91 images" in said.out and f"ddm pretrain {output}" in said.out
+    assert "of the clusterings find" in said.out
     page = output.with_suffix(".html").read_text()
     for text in ("Most typical", "Most doubtful", "Number of domains", "Map of styles"):
         assert text in page
     assert 'src="http' not in page  # Nothing is loaded from elsewhere.
+    # It says which row a picture is, and what was left out.
+    named = set(re.findall(r"<li><code>([^<]*)</code></li>", page))
+    assert named and all((images / name).exists() for name in named)
+    assert "<li><code>größer.png</code>:" in page
+    assert "1 images could not be read, first größer.png" in said.err and "lists them" in said.err
+    # Spreadsheets know UTF-8 by its mark, and write semicolons in some countries.
+    assert output.read_bytes().startswith(b"\xef\xbb\xbf")
+    lines = output.read_text("utf-8-sig").replace(",", ";")
+    (tmp_path / "corrected.csv").write_text(lines, encoding="utf-8-sig")
+    one, other = (load_images(str(tmp_path / n), 32) for n in ("domains.csv", "corrected.csv"))
+    assert one.keys == other.keys and "images/ärger.png" in one.keys
+    assert one.domains.names == other.domains.names
+
+
+def test_interrupted_before_the_page_no_table_is_there(
+    heap: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(discovery_page, "write_discovery_page", interrupt)
+    monkeypatch.chdir(tmp_path)
+    assert main(["discover", str(heap), "--num_domains", "3"]) == 130
+    assert "resume" not in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_what_continues_an_interrupted_run(heap: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr("ddm.pretrain.pretrain", interrupt)
+    command = ["pretrain", str(heap), "-o", str(run)]
+    assert main(command) == 130 and "resume" not in capsys.readouterr().err
+    (run / "config.yaml").touch()
+    assert main(command) == 130 and f"`ddm resume {run}`" in capsys.readouterr().err
+    monkeypatch.setattr("ddm.demo.run_demo", interrupt)
+    assert main(["demo"]) == 130 and "the same command" in capsys.readouterr().err
+
+
+def test_domains_are_told_and_slips_of_the_pen(tmp_path: Path, capsys) -> None:
+    root = write_folder(tmp_path / "images", each=12)
+    rows = [(p.relative_to(root), p.parts[-3]) for p in sorted(root.rglob("*.png"))]
+    names = ["Night" if d == "night" and i % 2 else d for i, (_, d) in enumerate(rows)]
+    names[0] = "fotp"
+    manifest = root / "list.csv"
+    table = pd.DataFrame({"path": [str(path) for path, _ in rows], "domain": names})
+    table.to_csv(manifest, index=False)
+    settings = config(tmp_path, images=str(manifest), epochs=1, train_split="all")
+    pretrain(settings)
+    said = capsys.readouterr().err
+    counts = pd.Series(names).value_counts()
+    assert f"images of 5 domains: Night {counts['Night']}, filled {counts['filled']}" in said
+    assert "domains 'Night' and 'night' are two" in said
+    assert "fewer than 10 images to train on in fotp:" in said
 
 
 @pytest.mark.parametrize(

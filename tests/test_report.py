@@ -342,7 +342,26 @@ def test_nothing_held_out(tmp_path):
     run = make_run(tmp_path / "a", dataset, unseen=())
     page = Page(write(tmp_path, dataset, run))
     assert "On average over the 3 seen domains (photo, sketch, print) the probe" in page.text
-    assert "No domain was held out" in page.text
+    assert "No domain was held out" in page.text and "--held_out to find out" in page.text
+    # Holding one out would tell nothing where nothing can be read.
+    bare = make_dataset(labels=False, instances=False)
+    page = Page(write(tmp_path, bare, make_run(tmp_path / "bare", bare, unseen=())))
+    assert "No domain was held out" in page.text and "--held_out to find out" not in page.text
+    assert "without classes, or the same things in several domains, nothing could" in page.text
+
+
+def test_runs_of_other_images_have_a_chance_and_a_number_each(tmp_path):
+    bare = make_dataset(labels=False, instances=False)
+    runs = [make_run(tmp_path / n, bare, enabled=n == "a") for n in "ab"]
+    results = json.loads((runs[1] / "results.json").read_text())
+    for row in results["rows"]:
+        row.update(chance=0.2, n=1234)
+    (runs[1] / "results.json").write_text(json.dumps(results))
+    page = Page(write(tmp_path, bare, *runs))
+    # The run without the module comes first.
+    assert "chance is 20.0% / 50.0%." in page.text
+    leakage = next(r for r in json.loads((runs[0] / "results.json").read_text())["rows"])
+    assert f"1,234 / {leakage['n']:,}" in page.text
 
 
 def test_other_domains_are_unseen(tmp_path):

@@ -47,9 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ddm: error: {where}: {reason}; what was saved is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nddm: interrupted; `ddm resume RUN` continues a run", file=sys.stderr)
+        print(f"\nddm: interrupted{_how_to_go_on(command, options[command])}", file=sys.stderr)
         return 130
     return status or 0
+
+
+def _how_to_go_on(command: str, options: Namespace) -> str:
+    """What continues an interrupted command; empty where it is to be given again."""
+    if command in ("bench", "demo"):
+        return "; the same command goes on where it was"
+    if command not in ("pretrain", "resume"):
+        return ""
+    run = options["output" if command == "pretrain" else "run"]
+    begun = os.path.exists(os.path.join(run, "config.yaml"))
+    return f"; `ddm resume {run}` continues it" if begun else ""
 
 
 def _config_first(words: list[str]) -> list[str]:
@@ -131,6 +142,24 @@ def build_parser() -> ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     commands.add_subcommand("evaluate", evaluate, help="probe a run on seen and unseen domains")
 
+    embed = Parser(
+        description="Embed images that the run need not have seen: a table of their features."
+    )
+    embed.add_argument("run", help="run folder")
+    embed.add_argument("images", help='folder of any depth, manifest (.csv, .parquet) or "emoji"')
+    embed.add_argument(
+        "--output", "-o", default="features.parquet", help="table: path, and a list of numbers"
+    )
+    embed.add_argument(
+        "--portion",
+        default="all",
+        help="all, invariant, variant, or whitened (to search across domains)",
+    )
+    embed.add_argument(
+        "--strict", action="store_true", help="refuse unreadable images instead of skipping them"
+    )
+    commands.add_subcommand("embed", embed, help="features of any images, as a table")
+
     finetune = Parser(description="Judge a run by what a share of the labels makes of it.")
     finetune.add_argument("run", help="run folder")
     finetune.add_class_arguments(FinetuneConfig, as_group=False)
@@ -205,7 +234,7 @@ def _pretrain(options: Namespace) -> None:
 def _discover(options: Namespace) -> None:
     from pathlib import Path
 
-    from ddm.discovery_page import headline, write_discovery_page
+    from ddm.discovery_page import headline
     from ddm.messages import tell
     from ddm.pseudo_domains import discover, has_files, pretrain_command
 
@@ -222,21 +251,22 @@ def _discover(options: Namespace) -> None:
         options.channels,
         options.strict,
         options.overwrite,
+        page,
     )
     if dataset.skipped:
         first, reason = dataset.skipped[0]
-        tell(f"{len(dataset.skipped)} images could not be read, first {first} ({reason})")
+        tell(
+            f"{len(dataset.skipped)} images could not be read, first {first} ({reason}); "
+            f"{page} lists them"
+        )
     print("\n".join(headline(found, len(dataset))))
     for name, count in zip(found.table().names, found.table().counts(), strict=True):
         print(f"  {name}: {count:,} images")
-    files = has_files(options.images)
-    # On the page the table is beside it.
-    command = pretrain_command(options.images, output.name, found)
-    written = write_discovery_page(found, dataset, output, page, command, files)
-    print(f"{written}: to look at")
+    print(f"{page}: to look at")
     command = pretrain_command(options.images, str(output), found)
     if command:
-        print(f"Next: {'look at the page, correct the table, ' if files else ''}{command}")
+        look = "look at the page, correct the table, " if has_files(options.images) else ""
+        print(f"Next: {look}{command}")
 
 
 def _number_of_domains(text: str | None) -> int | tuple[int, int | None] | None:
@@ -266,6 +296,20 @@ def _evaluate(options: Namespace) -> None:
     results = evaluate(options.run, seed=options.seed)
     print(summary_table(results["rows"]))
     print(f"Next: ddm report {options.run}")
+
+
+def _embed(options: Namespace) -> None:
+    from pathlib import Path
+
+    from ddm.embeddings import embed_images
+    from ddm.messages import tell
+
+    dataset = embed_images(
+        options.run, options.images, Path(options.output), options.portion, options.strict
+    )
+    for key, reason in dataset.skipped:
+        tell(f"{key} could not be read ({reason})")
+    print(f"{options.output}: features of {len(dataset):,} images")
 
 
 def _finetune(options: Namespace) -> None:
@@ -353,6 +397,7 @@ COMMANDS: dict[str, Any] = {
     "discover": _discover,
     "resume": _resume,
     "evaluate": _evaluate,
+    "embed": _embed,
     "finetune": _finetune,
     "report": _report,
     "bench": _bench,

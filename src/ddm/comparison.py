@@ -207,15 +207,17 @@ def headline(runs: Sequence[Run]) -> list[str]:
         beside = f"{percent(seen['value'])} on the seen domains, " if seen else ""
         sentences[0] += f"; {beside}chance is {percent(row['chance'])}."
         return sentences
+    # Runs of other domains, or of other images, have another chance each.
+    chances = list(dict.fromkeys(percent(row["chance"]) for _, row in shown))
     if len(shown) > 2:
-        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        sentences[0] += f"; chance is {' / '.join(chances)}."
         return sentences
     if figure[0] == "leakage":
-        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        sentences[0] += f"; chance is {' / '.join(chances)}."
         sentences.append("No labels tell whether that helps or hurts.")
         return sentences
     if figure[0] == "wilds":
-        sentences[0] += f"; chance is {percent(shown[0][1]['chance'])}."
+        sentences[0] += f"; chance is {' / '.join(chances)}."
         sentences.append("An official score is not taken image by image: no paired interval.")
         return sentences
     (first, _), (second, _) = shown
@@ -443,7 +445,11 @@ def caveats(runs: Sequence[Run]) -> list[str]:
     if not first.unseen and wilds_figure(runs) is None:
         notes.append(
             "No domain was held out, so nothing here says how the features fare on a new one; "
-            "pre-train with --held_out to find out."
+            + (
+                "pre-train with --held_out to find out."
+                if any(key[0] in ("linear", "retrieval") for run in runs for key in run.rows)
+                else "without classes, or the same things in several domains, nothing could."
+            )
         )
     return notes
 

@@ -16,6 +16,7 @@ from ddm.domains import UNKNOWN
 from ddm.pages import write_page
 
 SHOWN = 10  # images of a strip
+SKIPPED = 100  # unreadable images that are named
 MAP_POINTS = 2000
 FEWEST_MAP_POINTS = 10
 #: Of 600 images of one domain 2 draws in 45 were taken for several, of 1,200 none
@@ -54,6 +55,8 @@ def write_discovery_page(
         table=table.name,
         command=command,
         editable=editable,
+        skipped=dataset.skipped[:SKIPPED],
+        skipped_count=len(dataset.skipped),
         version=__version__,
     )
 
@@ -88,7 +91,15 @@ def headline(found: Discovery, count: int) -> list[str]:
     if doubtful:
         text += f" {doubtful:,} got fewer than half of the votes."
     lines.append(text)
-    if found.candidates and not any(c.support for c in found.candidates):
+    votes = {c.num_domains: c.support for c in found.candidates}
+    others = {number: share for number, share in votes.items() if number != found.num_domains}
+    if votes.get(found.num_domains) and any(others.values()):
+        second = max(others, key=lambda number: others[number])
+        lines.append(
+            f"{votes[found.num_domains]:.0%} of the clusterings find {found.num_domains} by "
+            f"themselves, {others[second]:.0%} find {second}."
+        )
+    if found.candidates and not any(votes.values()):
         lines.append(
             "None of the clusterings finds a number of this range by itself: it is the one on "
             "which they agree most. Try another range (--num_domains)."
@@ -121,7 +132,7 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
             "count": f"{len(members):,}",
             "share": f"{100 * len(members) / len(dataset):.0f}%",
             "strips": [
-                {"title": title, "note": note, "image": _strip(dataset, chosen)}
+                {"title": title, "note": note, **_strip(dataset, chosen)}
                 for title, note, chosen in kinds
             ],
         }
@@ -130,7 +141,7 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
         strip = {
             "title": "Random",
             "note": "far from every domain",
-            "image": _strip(dataset, rng.permutation(outliers)),
+            **_strip(dataset, rng.permutation(outliers)),
         }
         share = f"{100 * len(outliers) / len(dataset):.1f}%"
         yield {
@@ -141,9 +152,14 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
         }
 
 
-def _strip(dataset: ImageDataset, chosen: NDArray[np.int64]) -> str:
-    images: list[Any] = [dataset.read(int(i)) for i in chosen[:SHOWN]]
-    return plots.strip(images + [None] * (SHOWN - len(images)))
+def _strip(dataset: ImageDataset, chosen: NDArray[np.int64]) -> dict[str, Any]:
+    """One picture of some images, and what they are called in the table."""
+    shown = chosen[:SHOWN]
+    images: list[Any] = [dataset.read(int(i)) for i in shown]
+    return {
+        "image": plots.strip(images + [None] * (SHOWN - len(images))),
+        "files": [dataset.keys[int(i)] for i in shown],
+    }
 
 
 def _distances(found: Discovery, members: NDArray[np.int64]) -> NDArray[np.float64]:

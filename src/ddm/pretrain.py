@@ -31,9 +31,13 @@ from ddm.processes import LastWord, is_first_process, stopping_together
 from ddm.progress import ProgressBar
 from ddm.run_folder import RunFolder
 from ddm.training import Pretraining, on_gpu, optimizer_settings
-from ddm.training_images import pseudo_domains
+from ddm.training_images import pseudo_domains, taking_part
 
 LOG_EVERY = 10
+#: Domains that are listed before the first epoch.
+MANY_DOMAINS = 12
+#: Of which domains one is told that they are small.
+FEW_IMAGES = 10
 #: Below so many steps the methods' own learning rates are said to be low. They were at 180 steps,
 #: on emoji (benchmarks/results/study/rates); where that ends has not been measured.
 FEW_STEPS = 500
@@ -76,6 +80,8 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
             how = "found" if config.domains == "discover" else "dealt at random"
             found = f"ddm: {pseudo.num_domains} domains were {how}, of {sizes} images"
             tqdm.write(found, file=sys.stderr)
+        elif training.module is not None:
+            _tell_domains(taking_part(config, dataset).subset(training.images.indices))
         if training.matched is not None:
             run.save_matched(asdict(training.matched))
             if training.matched.missing:
@@ -103,6 +109,28 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
             f"({config.size} a side) and are enlarged; a smaller --size avoids it"
         )
     return _fit(run, training, checkpoint=None)
+
+
+def _tell_domains(domains: DomainTable) -> None:
+    """What there is to train on, and names that look like one domain spelt in two ways."""
+    counts = domains.counts()
+    present = [(name, n) for name, n in zip(domains.names, counts, strict=True) if n]
+    sizes = ", ".join(f"{name} {n:,}" for name, n in present[:MANY_DOMAINS])
+    more = "" if len(present) <= MANY_DOMAINS else f" and {len(present) - MANY_DOMAINS} more"
+    tqdm.write(f"ddm: images of {len(present)} domains: {sizes}{more}", file=sys.stderr)
+    spelt: dict[str, str] = {}
+    for name, _ in present:
+        # "Photo", "photo " and "photo-" are hardly three sources.
+        plain = "".join(c for c in name.casefold() if c.isalnum())
+        other = spelt.setdefault(plain, name)
+        if plain and other != name:
+            tell(f"domains {other!r} and {name!r} are two; if they are one, give them one name")
+    few = [name for name, n in present if n < FEW_IMAGES]
+    if few and len(present) <= MANY_DOMAINS:
+        tell(
+            f"fewer than {FEW_IMAGES} images to train on in {', '.join(few)}: a slip of the pen, "
+            "or a domain too small to learn anything of"
+        )
 
 
 def _training(

@@ -34,6 +34,7 @@ def discover(
     channels: int = 3,
     strict: bool = False,
     overwrite: bool = False,
+    page: Path | None = None,
 ) -> tuple[Discovery, ImageDataset]:
     """Find the domains of images and write them as a table that ``ddm pretrain`` reads.
 
@@ -42,12 +43,15 @@ def discover(
     Args:
         images: a folder of any depth, a manifest, or "emoji".
         output: the table, .parquet or .csv: ``path`` (from the table's folder), ``domain`` (empty
-            for outliers), ``confidence``; of a manifest class, split, group and instance too.
+            for outliers), ``confidence``, ``split`` (so that it is the same through the table as
+            without it); of a manifest class, group and instance too.
         num_domains: how many, or (least, most), most None for no end; found by itself by default.
         seed: of the clusterings, not negative.
         channels: of the images.
         strict: refuse unreadable images instead of skipping them.
         overwrite: replace a table that is there.
+        page: an HTML page to look at, written before the table: a table that is there without its
+            page would look as if it had been corrected.
 
     Returns:
         What was found, and the images.
@@ -67,6 +71,12 @@ def discover(
     check_settings(num_domains, seed)
     dataset = open_heap(images, STYLE_SIZE, channels, strict)
     found = discover_domains(style_features(dataset), num_domains, seed)
+    if page is not None:
+        from ddm.discovery_page import write_discovery_page
+
+        # On the page the table is beside it.
+        command = pretrain_command(images, output.name, found)
+        write_discovery_page(found, dataset, output, page, command, has_files(images))
     _write_table(images, dataset, found.table(), output)
     return found, dataset
 
@@ -98,7 +108,7 @@ def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output:
         for name in ("class", "group", "instance"):
             if name in given:
                 frame[name] = [given[name][row] for row in rows]
-        frame["split"] = dataset.splits
+    frame["split"] = dataset.splits
     if has_files(images):
         # The manifest's own folder, wherever a link to it leads: that is how it is read.
         root = (path if path.is_dir() else path.parent).resolve()
@@ -110,7 +120,8 @@ def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output:
     frame.insert(2, "confidence", table.confidence)
     with atomic(output) as temporary:
         if output.suffix.lower() == ".csv":
-            frame.to_csv(temporary, index=False)
+            # With a mark by which spreadsheets know UTF-8.
+            frame.to_csv(temporary, index=False, encoding="utf-8-sig")
         else:
             frame.to_parquet(temporary, index=False)
 

@@ -436,11 +436,14 @@ def _table(runs: Sequence[Run]) -> dict[str, Any]:
     lines = []
     for measure, label, trained_on, side, domain in keys:
         cells: list[str] = []
-        known: Row = {}
+        # Runs on other images have numbers of their own.
+        numbers: dict[str, None] = {}
+        chances: dict[str, None] = {}
         for run in runs:
             for portion in portions:
                 row = run.rows.get((measure, label, portion, trained_on, side, domain))
-                known = row or known
+                if row is not None:
+                    numbers[f"{row['n']:,}"] = chances[f"{100 * row['chance']:.1f}"] = None
                 cells.append("" if row is None else f"{100 * row['value']:.1f} [{span(row)}]")
         lines.append(
             {
@@ -450,8 +453,8 @@ def _table(runs: Sequence[Run]) -> dict[str, Any]:
                 "side": side,
                 "domain": domain,
                 "summary": domain in SUMMARIES,
-                "n": known["n"],
-                "chance": f"{100 * known['chance']:.1f}",
+                "n": " / ".join(numbers),
+                "chance": " / ".join(chances),
                 "cells": cells,
             }
         )

@@ -235,7 +235,8 @@ def has_classes(root: Path, keys: list[str]) -> bool:
         raise DdmError(
             f"{root / by_depth[1]} lies directly in its domain's folder, but "
             f"{root / min(nested)} in a class folder: move the former into a class folder, "
-            "or take all class folders away"
+            "take all class folders away, or, if folders are neither domains nor classes, have the "
+            "domains found (ddm discover)"
         )
     return bool(nested)
 

@@ -32,7 +32,9 @@ def load_manifest(
     channels: int = 3,
     strict: bool = False,
 ) -> ImageDataset:
-    """Read the images that a CSV (UTF-8, commas) or Parquet file lists, in its order.
+    """Read the images that a CSV or Parquet file lists, in its order.
+
+    CSV is UTF-8 text with commas, or with semicolons or tabs, as some spreadsheets write it.
 
     Only ``path`` is required; other columns than these are passed over. An empty field or NaN means
     that the value is not known. All values are text: ``01`` and ``1`` are two domains.
@@ -71,7 +73,8 @@ def load_manifest(
     if not any(os.path.exists(root / key) for key in keys):
         raise DdmError(
             f"none of the {len(keys):,} files that {path} lists exists, first {root / keys[0]}: "
-            f"the paths are taken relative to {root}, give their true root"
+            f"the paths are taken relative to {root}; put the manifest back where they start "
+            "from, or rewrite them"
         )
     reader, kept, skipped, enlarged = keep_readable(root, keys, size, channels, strict)
 
@@ -167,11 +170,22 @@ def _text(value: str) -> str:
 def _read_csv(path: Path) -> Table:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return _read_rows(path, (row for row in csv.reader(file, strict=True) if row))
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            return _read_rows(path, (row for row in rows if row))
     except UnicodeDecodeError as error:
         raise DdmError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from error
     except csv.Error as error:
         raise DdmError(f"{path} is not valid CSV ({error}): check its quotes and commas") from error
+
+
+def _delimiter(header: str) -> str:
+    """What parts the columns: a comma, unless only another gives a column ``path``."""
+    for delimiter in ",;\t":
+        if "path" in (name.strip().strip('"') for name in header.split(delimiter)):
+            return delimiter
+    return ","
 
 
 def _read_rows(path: Path, rows: Iterator[list[str]]) -> Table:
