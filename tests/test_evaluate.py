@@ -189,7 +189,7 @@ def test_pooled_leakage_has_the_chance_of_the_largest_domain(dataset):
     assert mean["chance"] == mean["value"] == 0.5
 
 
-def test_a_domain_that_no_image_was_trained_on_is_unseen(tmp_path, dataset):
+def test_a_domain_that_no_image_was_trained_on_is_unseen(tmp_path, dataset, capsys):
     """As a manifest may say whose column `split` holds `test` alone for it."""
     outline = dataset.domains.index == dataset.domains.names.index("outline")
     apart = replace(dataset, splits=np.where(outline, "test", dataset.splits))
@@ -199,6 +199,7 @@ def test_a_domain_that_no_image_was_trained_on_is_unseen(tmp_path, dataset):
     )  # fmt: skip
     results = evaluate(pretrain(config, apart).path, apart)
     assert results["unseen"] == ["outline"]
+    assert "no figures of standardised features" in capsys.readouterr().err
     rows = [r for r in results["rows"] if r["measure"] in ("linear", "retrieval")]
     unseen = {r["domain"] for r in rows if r["side"] == "unseen"}
     assert unseen == {"outline", "mean", "pooled", "worst"}

@@ -74,6 +74,8 @@ def evaluate(
         standardized = standardize_domains(features, dataset)
         if standardized is not None:
             portions["standardized"] = standardized
+        else:
+            tell("no figures of standardised features: a domain has fewer than 2 training images")
     # Images of unknown domain take part, as they do in training.
     training = np.setdiff1d(dataset.select(splits=("train",)), dataset.select(config.held_out))
     whitening = Whitening.fit(features, training)
