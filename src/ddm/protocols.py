@@ -226,16 +226,6 @@ class SeenUnseen:
         if own:
             readers.append(("linear", "own", lambda domain, x: own[domain].predict(x)))
         common: Row = {"label": label, "portion": portion}
-        val = {d: samples((d,), "val") for d in self.seen}
-        yield Answers(
-            {**common, "measure": VALIDATION, "trained_on": "seen", "side": "seen"},
-            {
-                d: (probe.predict(features[i]) == labels.index[i], i)
-                for d, i in val.items()
-                if len(i)
-            },
-            dict.fromkeys(val, of_seen),
-        )
         for measure, trained_on, predict in readers:
             for side, domains in (("seen", self.seen), ("unseen", self.unseen)):
                 parts = {
@@ -248,6 +238,16 @@ class SeenUnseen:
                     parts,
                     of_own if trained_on == "own" else dict.fromkeys(parts, of_seen),
                 )
+        val = {d: samples((d,), "val") for d in self.seen}
+        yield Answers(
+            {**common, "measure": VALIDATION, "trained_on": "seen", "side": "seen"},
+            {
+                d: (probe.predict(features[i]) == labels.index[i], i)
+                for d, i in val.items()
+                if len(i)
+            },
+            dict.fromkeys(val, of_seen),
+        )
 
     def _retrieval(self, portion: str, features: Floats) -> Iterator[Answers]:
         """The same thing found in another domain: is the nearest image there the right one?
