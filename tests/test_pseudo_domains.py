@@ -155,7 +155,7 @@ def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
     named = set(re.findall(r"<li><code>([^<]*)</code></li>", page))
     assert named and all((images / name).exists() for name in named)
     assert "<li><code>größer.png</code>:" in page
-    assert "1 images could not be read, first größer.png" in said.err and "lists them" in said.err
+    assert "1 image could not be read, first größer.png" in said.err and "lists them" in said.err
     # Spreadsheets know UTF-8 by its mark, and write semicolons in some countries.
     assert output.read_bytes().startswith(b"\xef\xbb\xbf")
     lines = output.read_text("utf-8-sig").replace(",", ";")

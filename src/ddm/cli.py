@@ -255,10 +255,9 @@ def _discover(options: Namespace) -> None:
     )
     if dataset.skipped:
         first, reason = dataset.skipped[0]
-        tell(
-            f"{len(dataset.skipped)} images could not be read, first {first} ({reason}); "
-            f"{page} lists them"
-        )
+        count = len(dataset.skipped)
+        what = f"{count:,} images" if count > 1 else "1 image"
+        tell(f"{what} could not be read, first {first} ({reason}); {page} lists them")
     print("\n".join(headline(found, len(dataset))))
     for name, count in zip(found.table().names, found.table().counts(), strict=True):
         print(f"  {name}: {count:,} images")
