@@ -52,6 +52,23 @@ def test_they_are_those_of_the_evaluation(run, images, tmp_path, monkeypatch, po
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["f.parquet"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+def test_images_kept_larger_than_their_views_are_read_as_in_training(images, tmp_path, kind):
+    source = images
+    if kind == "manifest":
+        source = images / "list.csv"
+        paths = sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
+        table = {"path": paths, "domain": [path.split("/")[0] for path in paths]}
+        pd.DataFrame(table).to_csv(source, index=False)
+    run = pretrain(config(tmp_path, images=str(source), epochs=1, size=96))
+    evaluate(run.path)
+    embed_images(run.path, str(source), tmp_path / "f.parquet")
+    paths, features = read(tmp_path / "f.parquet")
+    known = pd.read_parquet(run.domains_file)["path"].tolist()
+    expected = np.load(run.features_file)[[known.index(path) for path in paths]]
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_images_that_the_run_never_saw_at_any_depth(run, images, tmp_path, capsys):
     heap = tmp_path / "heap"
     (heap / "deep" / "er").mkdir(parents=True)
@@ -77,7 +94,7 @@ def test_what_is_refused_writes_nothing(run, images, tmp_path):
     output = tmp_path / "out" / "f.parquet"
     for arguments, message in (
         ((run.path, str(images), output, "invariants"), "--portion invariants is unknown; choose"),
-        ((run.path, str(images), output.with_suffix(".csv")), "ends in .parquet"),
+        ((run.path, str(images), output.with_suffix(".csv")), "name ends in .parquet"),
         ((run.path, str(manifest), manifest), "is the manifest itself"),
         ((unfinished, str(images), output), "has not finished"),
         ((run.path, str(tmp_path / "nowhere"), output), "neither a folder"),

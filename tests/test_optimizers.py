@@ -102,3 +102,28 @@ def test_lars_takes_the_steps_of_another_library():
             optimizer.step()
     for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_checkpoint_of_the_other_library_goes_on():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    settings = OptimizerSettings("lars", learning_rate=1.2, weight_decay=1e-2)
+    optimizer = make_optimizer([layer], settings, batch=256)
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias], "weight_decay": 0.0}]
+    peer = LARS(groups, lr=1.2, momentum=0.9, weight_decay=1e-2)
+    layer(torch.randn(8, 4)).square().sum().backward()
+    peer.step()
+    saved = copy.deepcopy(peer.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(saved))
+    twin = copy.deepcopy(layer)
+    for mine, theirs in zip(layer.parameters(), twin.parameters(), strict=True):
+        theirs.grad = mine.grad.clone()
+    optimizer.step()
+    again = LARS(
+        [{"params": [twin.weight]}, {"params": [twin.bias], "weight_decay": 0.0}],
+        lr=1.2, momentum=0.9, weight_decay=1e-2,
+    )  # fmt: skip
+    again.load_state_dict(saved)
+    again.step()
+    torch.testing.assert_close(layer.weight, twin.weight)
+    torch.testing.assert_close(layer.bias, twin.bias)

@@ -19,7 +19,7 @@ from ddm.discovery import damp_changes
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.evaluate import evaluate
-from ddm.pretrain import pretrain, resume
+from ddm.pretrain import _tell_domains, pretrain, resume
 from ddm.pseudo_domains import FeatureMemory, discover, rediscover
 from ddm.training import Pretraining
 from synthetic import make_dataset, write_folder
@@ -153,7 +153,7 @@ def test_the_command(heap: Path, tmp_path: Path, capsys) -> None:
     assert 'src="http' not in page  # Nothing is loaded from elsewhere.
     # It says which row a picture is, and what was left out.
     named = set(re.findall(r"<li><code>([^<]*)</code></li>", page))
-    assert named and all((images / name).exists() for name in named)
+    assert named and named <= set(pd.read_csv(output)["path"])
     assert "<li><code>größer.png</code>:" in page
     assert "1 image could not be read, first größer.png" in said.err and "lists them" in said.err
     # Spreadsheets know UTF-8 by its mark, and write semicolons in some countries.
@@ -192,6 +192,14 @@ def test_what_continues_an_interrupted_run(heap: Path, tmp_path: Path, monkeypat
     assert main(["demo"]) == 130 and "the same command" in capsys.readouterr().err
 
 
+def test_names_that_differ_by_more_than_case_are_no_slip(capsys) -> None:
+    names = ["C", "C++", "x1.0", "x10", "5", "-5", "1_12", "11_2"]
+    _tell_domains(DomainTable.from_names(names * 20))
+    assert "if they are one" not in capsys.readouterr().err
+    _tell_domains(DomainTable.from_names([f"{word} {i}" for i in range(9) for word in ("a", "A")]))
+    assert capsys.readouterr().err.count("if they are one, give them one name, and 8 more") == 1
+
+
 def test_domains_are_told_and_slips_of_the_pen(tmp_path: Path, capsys) -> None:
     root = write_folder(tmp_path / "images", each=12)
     rows = [(p.relative_to(root), p.parts[-3]) for p in sorted(root.rglob("*.png"))]
@@ -205,7 +213,7 @@ def test_domains_are_told_and_slips_of_the_pen(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().err
     counts = pd.Series(names).value_counts()
     assert f"images of 5 domains: Night {counts['Night']}, filled {counts['filled']}" in said
-    assert "domains 'Night' and 'night' are two" in said
+    assert "domains 'Night' and 'night' are 2; if they are one" in said
     assert "fewer than 10 images to train on in fotp:" in said
 
 

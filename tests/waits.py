@@ -1,4 +1,7 @@
-"""Finds what would make a GPU's queue run dry: operations whose result the processor must know."""
+"""Finds what would make a GPU's queue run dry: operations whose result the processor must know.
+
+On the CPU, where tests run, ``tolist``, ``cpu`` and ``numpy`` are no operations, and stay unseen.
+"""
 
 from collections import Counter
 
@@ -6,7 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: They give a number to Python, or a tensor whose shape depends on numbers.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"}
+WAITING = {
+    "_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount",
+    "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave",
+}  # fmt: skip
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def write_discovery_page(
     output: Path,
     command: str | None,
     editable: bool = True,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """Show what was found: images of each domain, sizes, how many there are and why, a map.
 
@@ -41,6 +42,7 @@ def write_discovery_page(
         output: the HTML file to write.
         command: how to train with these domains; None where there is one alone.
         editable: whether the table can be corrected and trained with.
+        names: what the table calls each image; the data set's keys by default.
 
     Returns:
         The file written.
@@ -50,7 +52,7 @@ def write_discovery_page(
         output,
         title=f"Domains found in {dataset.name}",
         headline=headline(found, len(dataset)),
-        domains=list(_domains(found, dataset)),
+        domains=list(_domains(found, dataset, names or dataset.keys)),
         pictures=list(_pictures(found)),
         table=table.name,
         command=command,
@@ -113,7 +115,9 @@ def headline(found: Discovery, count: int) -> list[str]:
     return lines
 
 
-def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]]:
+def _domains(
+    found: Discovery, dataset: ImageDataset, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
     for number, name in enumerate(found.table().names):
         members = np.flatnonzero(found.domains == number)
@@ -132,7 +136,7 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
             "count": f"{len(members):,}",
             "share": f"{100 * len(members) / len(dataset):.0f}%",
             "strips": [
-                {"title": title, "note": note, **_strip(dataset, chosen)}
+                {"title": title, "note": note, **_strip(dataset, names, chosen)}
                 for title, note, chosen in kinds
             ],
         }
@@ -141,7 +145,7 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
         strip = {
             "title": "Random",
             "note": "far from every domain",
-            **_strip(dataset, rng.permutation(outliers)),
+            **_strip(dataset, names, rng.permutation(outliers)),
         }
         share = f"{100 * len(outliers) / len(dataset):.1f}%"
         yield {
@@ -152,13 +156,15 @@ def _domains(found: Discovery, dataset: ImageDataset) -> Iterator[dict[str, Any]
         }
 
 
-def _strip(dataset: ImageDataset, chosen: NDArray[np.int64]) -> dict[str, Any]:
+def _strip(
+    dataset: ImageDataset, names: Sequence[str], chosen: NDArray[np.int64]
+) -> dict[str, Any]:
     """One picture of some images, and what they are called in the table."""
     shown = chosen[:SHOWN]
     images: list[Any] = [dataset.read(int(i)) for i in shown]
     return {
         "image": plots.strip(images + [None] * (SHOWN - len(images))),
-        "files": [dataset.keys[int(i)] for i in shown],
+        "files": [names[int(i)] for i in shown],
     }
 
 

@@ -42,8 +42,9 @@ class atomic:
         return self.temporary
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            os.replace(self.temporary, self.path)
-            return
-        with suppress(OSError):
-            self.temporary.unlink(missing_ok=True)
+        try:
+            if error is None:
+                os.replace(self.temporary, self.path)
+        finally:
+            with suppress(OSError):
+                self.temporary.unlink(missing_ok=True)

@@ -68,12 +68,24 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=settings.weight_decay)
-    # Where the decay is exactly 0 timm's LARS leaves out its trust ratio, as is wanted of norms and
-    # biases, and takes steps many times as long. (lightly's takes the same steps, but makes a GPU
-    # wait twice for each parameter.)
+    # Where the decay is exactly 0 LARS leaves out its trust ratio, as is wanted of norms and
+    # biases, and takes steps many times as long.
     decay = settings.weight_decay or 1e-12
-    lars: torch.optim.Optimizer = Lars(groups, lr=rate, momentum=0.9, weight_decay=decay)
-    return lars
+    return LARS(groups, lr=rate, momentum=0.9, weight_decay=decay)
+
+
+class LARS(Lars):  # type: ignore[misc]
+    """timm's LARS, which goes on from a checkpoint of lightly's too, as runs had it before.
+
+    lightly's takes the same steps, wherever a gradient is not all zero, but makes a GPU wait twice
+    for each parameter.
+    """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> None:

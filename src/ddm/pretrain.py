@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -118,13 +119,17 @@ def _tell_domains(domains: DomainTable) -> None:
     sizes = ", ".join(f"{name} {n:,}" for name, n in present[:MANY_DOMAINS])
     more = "" if len(present) <= MANY_DOMAINS else f" and {len(present) - MANY_DOMAINS} more"
     tqdm.write(f"ddm: images of {len(present)} domains: {sizes}{more}", file=sys.stderr)
-    spelt: dict[str, str] = {}
+    spelt: dict[str, list[str]] = {}
     for name, _ in present:
-        # "Photo", "photo " and "photo-" are hardly three sources.
-        plain = "".join(c for c in name.casefold() if c.isalnum())
-        other = spelt.setdefault(plain, name)
-        if plain and other != name:
-            tell(f"domains {other!r} and {name!r} are two; if they are one, give them one name")
+        # "Photo", "photo " and "PHOTO_" are hardly three sources.
+        spelt.setdefault(" ".join(re.split(r"[\s_]+", name.casefold().strip(" _"))), []).append(
+            name
+        )
+    alike = [names for names in spelt.values() if len(names) > 1]
+    if alike:
+        names = " and ".join(map(repr, alike[0]))
+        more = f", and {len(alike) - 1} more like these" if len(alike) > 1 else ""
+        tell(f"domains {names} are {len(alike[0])}; if they are one, give them one name{more}")
     few = [name for name, n in present if n < FEW_IMAGES]
     if few and len(present) <= MANY_DOMAINS:
         tell(

@@ -76,7 +76,8 @@ def discover(
 
         # On the page the table is beside it.
         command = pretrain_command(images, output.name, found)
-        write_discovery_page(found, dataset, output, page, command, has_files(images))
+        paths = _table_paths(images, dataset, output)
+        write_discovery_page(found, dataset, output, page, command, has_files(images), paths)
     _write_table(images, dataset, found.table(), output)
     return found, dataset
 
@@ -97,8 +98,19 @@ def pretrain_command(images: str, table: str, found: Discovery) -> str | None:
     )
 
 
+def _table_paths(images: str, dataset: ImageDataset, output: Path) -> list[str]:
+    """What the table calls each image: its path from the table's folder."""
+    if not has_files(images):
+        return list(dataset.keys)
+    path = Path(images)
+    # The manifest's own folder, wherever a link to it leads: that is how it is read.
+    root = (path if path.is_dir() else path.parent).resolve()
+    folder = output.parent.resolve()
+    return [Path(os.path.relpath(root / key, folder)).as_posix() for key in dataset.keys]
+
+
 def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output: Path) -> None:
-    frame = pd.DataFrame({"path": list(dataset.keys)})
+    frame = pd.DataFrame({"path": _table_paths(images, dataset, output)})
     path = Path(images)
     if path.is_file():
         # What a manifest says besides stays with its rows, as it is written there.
@@ -109,13 +121,6 @@ def _write_table(images: str, dataset: ImageDataset, table: DomainTable, output:
             if name in given:
                 frame[name] = [given[name][row] for row in rows]
     frame["split"] = dataset.splits
-    if has_files(images):
-        # The manifest's own folder, wherever a link to it leads: that is how it is read.
-        root = (path if path.is_dir() else path.parent).resolve()
-        folder = output.parent.resolve()
-        frame["path"] = [
-            Path(os.path.relpath(root / key, folder)).as_posix() for key in dataset.keys
-        ]
     frame.insert(1, "domain", np.asarray([*table.names, ""], object)[table.index])
     frame.insert(2, "confidence", table.confidence)
     with atomic(output) as temporary:

@@ -151,3 +151,13 @@ def test_invariant_portions_are_compared_where_both_runs_have_one(folder: Path) 
     records["shuffled"] = records["instances"]
     assert gains.have_portions(records, ["instances", "shuffled"])
     assert not gains.have_portions(records, ["instances", "plain"])
+
+
+def test_of_runs_in_several_folders_those_of_the_first_count(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, "byol", "instances", "a", 1, 0.9)
+    write(other, "byol", "instances", "a", 7, 0.9)
+    pair = ("byol", ("a",), 1, 10)
+    first, beside = gains.read([folder, other])["instances"], gains.read([other])["instances"]
+    assert first[pair] == gains.read([folder])["instances"][pair] != beside[pair]
+    assert ("byol", ("a",), 7, 10) in first

@@ -134,7 +134,8 @@ def _splits(manifest: Path, splits: list[str], groups: Sequence[str]) -> NDArray
         if split != first:
             raise DdmError(
                 f"{manifest}, row {row}: group {group!r} is in {split}, but in {first} above; "
-                "give all rows of a group the same split"
+                "give all rows of a group the same split, or remove the column to have splits "
+                "drawn by group"
             )
     return np.array([_SPLIT_OF[split] for split in splits])
 
@@ -170,7 +171,7 @@ def _text(value: str) -> str:
 def _read_csv(path: Path) -> Table:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file.readline())
+            delimiter = _delimiter(next((line for line in file if line.strip()), ""))
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)
             return _read_rows(path, (row for row in rows if row))
@@ -183,7 +184,7 @@ def _read_csv(path: Path) -> Table:
 def _delimiter(header: str) -> str:
     """What parts the columns: a comma, unless only another gives a column ``path``."""
     for delimiter in ",;\t":
-        if "path" in (name.strip().strip('"') for name in header.split(delimiter)):
+        if "path" in (name.strip().strip('"').lower() for name in header.split(delimiter)):
             return delimiter
     return ","
 
@@ -202,7 +203,7 @@ def _read_rows(path: Path, rows: Iterator[list[str]]) -> Table:
         if len(row) != len(header):
             raise DdmError(
                 f"{path}, row {number}: {len(row)} fields, but the header has {len(header)}; "
-                "put fields that hold a comma in double quotes"
+                "put fields that hold the separator in double quotes"
             )
         for i, name in wanted:
             value = row[i]
