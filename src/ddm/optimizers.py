@@ -84,8 +84,8 @@ class LARS(Lars):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name in ("trust_coeff", "trust_clip", "always_adapt"):
+                group.setdefault(name, self.defaults[name])
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> None:

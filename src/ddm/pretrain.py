@@ -122,9 +122,8 @@ def _tell_domains(domains: DomainTable) -> None:
     spelt: dict[str, list[str]] = {}
     for name, _ in present:
         # "Photo", "photo " and "PHOTO_" are hardly three sources.
-        spelt.setdefault(" ".join(re.split(r"[\s_]+", name.casefold().strip(" _"))), []).append(
-            name
-        )
+        plain = re.sub(r"[\s_]+", " ", name.casefold()).strip()
+        spelt.setdefault(plain, []).append(name)
     alike = [names for names in spelt.values() if len(names) > 1]
     if alike:
         names = " and ".join(map(repr, alike[0]))
