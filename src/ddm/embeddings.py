@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from safetensors.numpy import load_file
 
-from ddm.data import is_heap, load_size, open_heap
+from ddm.data import open_heap
 from ddm.data.base import ImageDataset
 from ddm.embed import embed
 from ddm.errors import DdmError
@@ -64,9 +64,7 @@ def embed_images(
                 f"{folder.whitening_file} is missing: `ddm evaluate {folder.path}` fits it"
             )
         whitening = Whitening(**load_file(folder.whitening_file))
-    # Of what is no folder the opener knows itself at which size it is kept.
-    size = load_size(spec.image_size) if is_heap(images) else spec.image_size
-    dataset = open_heap(images, size, spec.channels, strict)
+    dataset = open_heap(images, spec.image_size, spec.channels, strict)
     columns = {"variant": slice(None, variant_dim), "invariant": slice(variant_dim, None)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".embed-") as temporary:

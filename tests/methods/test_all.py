@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 
 from ddm.encoders import EncoderSpec, build_encoder
 from ddm.methods import METHODS
@@ -48,6 +49,17 @@ def test_a_step_never_waits_for_the_device(name):
             optimizer.step()
         method.after_step()
     assert not waits.found
+
+
+def test_what_waits_is_found():
+    """Else the test above, and that of the module, could not fail."""
+    z = torch.randn(2, 4, 8, requires_grad=True)
+    with Waits() as waits:
+        NTXentLoss()(*z)
+    assert set(waits.found) == {"index"}
+    with Waits() as waits:
+        z.sum().item()
+    assert set(waits.found) == {"_local_scalar_dense"}
 
 
 def test_the_decay_of_dino_rises_along_a_cosine():

@@ -97,7 +97,7 @@ def open_images(config: PretrainConfig) -> ImageDataset:
                 "classes, and nothing to lack: leave out --splits, --classes and --partial, or "
                 "list the images in a manifest"
             )
-        return open_heap(config.images, load_size(config.size), config.channels, config.strict)
+        return open_heap(config.images, config.size, config.channels, config.strict)
     return load_images(
         config.images,
         config.size,
@@ -115,7 +115,7 @@ def open_heap(images: str, size: int, channels: int = 3, strict: bool = False) -
 
     Args:
         images: where they are.
-        size: side of the images, in pixels.
+        size: side of the views that will be taken, in pixels.
         channels: 3 for colour, 1 for grey.
         strict: refuse unreadable images instead of skipping them.
 
@@ -125,7 +125,7 @@ def open_heap(images: str, size: int, channels: int = 3, strict: bool = False) -
     if is_heap(images):
         from ddm.data.folder import load_heap
 
-        return load_heap(Path(images), size, channels, strict)
+        return load_heap(Path(images), load_size(size), channels, strict)
     return load_images(images, size, channels, strict)
 
 
