@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 
 from ddm.cli import main
 from ddm.config import ModuleConfig, PretrainConfig
+from ddm.data.base import Labels
 from ddm.data.images import read_image
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
+from ddm.evaluate import evaluate
 from ddm.methods import METHODS
 from ddm.pretrain import pretrain, resume
 from ddm.run_folder import RunFolder
@@ -291,8 +293,8 @@ def test_images_that_changed_are_refused_on_resume(tmp_path, dataset, monkeypatc
         stop_at(patch, 4)
         with pytest.raises(Stop):
             pretrain(config(tmp_path), dataset)
-    with pytest.raises(DdmError, match=r"has changed since .* images are new, 0 are gone"):
-        resume(tmp_path / "run", make_dataset(each=13))
+    with pytest.raises(DdmError, match=r"has changed since .* 9 of 108 images are gone, first"):
+        resume(tmp_path / "run", make_dataset(each=11))
 
 
 @pytest.mark.parametrize("domains", ["given", "discover", "shuffled"])
@@ -304,11 +306,39 @@ def test_nor_are_images_that_changed_before_the_first_checkpoint(
         with pytest.raises(Stop):
             pretrain(config(tmp_path, domains=domains), dataset)
     before = (tmp_path / "run" / "domains.parquet").read_bytes()
-    for each in (11, 13):
-        with pytest.raises(DdmError, match="has changed since"):
-            resume(tmp_path / "run", make_dataset(each=each))
+    with pytest.raises(DdmError, match="has changed since"):
+        resume(tmp_path / "run", make_dataset(each=11))
     assert (tmp_path / "run" / "domains.parquet").read_bytes() == before
     assert resume(tmp_path / "run", dataset).encoder_file.exists()
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_images_that_came_later_are_passed_over(tmp_path, dataset, monkeypatch, capsys, steps):
+    """To the last digit, whether a checkpoint was written before or not."""
+    straight = pretrain(config(tmp_path, epochs=2, output=str(tmp_path / "straight")), dataset)
+    with monkeypatch.context() as patch:
+        stop_at(patch, steps)
+        with pytest.raises(Stop):
+            pretrain(config(tmp_path, epochs=2), dataset)
+    run = resume(tmp_path / "run", grown(dataset))
+    assert "shapes holds 9 more images than when" in capsys.readouterr().err
+    assert run.encoder_file.read_bytes() == straight.encoder_file.read_bytes()
+    assert evaluate(run.path, grown(dataset))["rows"] == evaluate(straight.path, dataset)["rows"]
+
+
+def grown(dataset):
+    """More images of each domain, between the others, and a domain and a class of their own."""
+    more = make_dataset(each=13)
+    new = ~np.isin(list(more.keys), list(dataset.keys))
+    domains = np.array(more.domains.names)[more.domains.index]
+    domains[np.flatnonzero(new)[0]] = "a new one"
+    classes = np.array(more.labels["class"].names)[more.labels["class"].index]
+    classes[np.flatnonzero(new)[1]] = "a new one"
+    return replace(
+        more,
+        domains=DomainTable.from_names(list(domains)),
+        labels={"class": Labels.from_names(list(classes))},
+    )
 
 
 def test_a_table_of_domains_that_is_gone_is_not_waited_for(tmp_path, dataset, monkeypatch):

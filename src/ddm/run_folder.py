@@ -15,6 +15,7 @@ from ddm.data.base import ImageDataset
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
 from ddm.files import atomic
+from ddm.messages import tell
 
 
 @dataclass(frozen=True)
@@ -176,25 +177,22 @@ class RunFolder:
     def with_saved_domains(
         self, dataset: ImageDataset, pseudo_domains: bool = False
     ) -> ImageDataset:
-        """The data set under the run's own domain table and splits.
+        """The run's own images, under its own domain table and splits.
+
+        Images that came later are passed over, so that a folder may grow.
 
         Args:
             dataset: the images as they are now.
             pseudo_domains: where nobody gave any domain, those that were found take their place.
 
         Raises:
-            DdmError: the images are no longer those that the run began with.
+            DdmError: images that the run began with, or their domains, are gone.
         """
         if not self.domains_file.exists():
             raise DdmError(f"{self.domains_file} is missing; the run never started, begin it anew")
         frame = pd.read_parquet(self.domains_file)
         if dataset.keys != tuple(frame["path"]):
-            now, then = set(dataset.keys), set(frame["path"])
-            raise DdmError(
-                f"{dataset.name} has changed since {self.path} began: "
-                f"{len(now - then)} images are new, {len(then - now)} are gone; "
-                "restore it, or begin a new run"
-            )
+            dataset = self._without_new(dataset, list(frame["path"]))
         lost = set(frame["domain"]) - {"", *dataset.domains.names}
         if lost:
             raise DdmError(
@@ -209,3 +207,21 @@ class RunFolder:
             table = self.load_pseudo_domains()
         # The splits too are the run's own: what it trained on must never be tested on.
         return replace(dataset, domains=table, splits=frame["split"].to_numpy(str))
+
+    def _without_new(self, dataset: ImageDataset, keys: list[str]) -> ImageDataset:
+        """The images that the run began with, in its order."""
+        position = {key: i for i, key in enumerate(dataset.keys)}
+        gone = [key for key in keys if key not in position]
+        new = len(position) - len(keys) + len(gone)
+        if gone:
+            raise DdmError(
+                f"{dataset.name} has changed since {self.path} began: {len(gone)} of "
+                f"{len(keys)} images are gone, first {gone[0]!r} ({new} are new); "
+                "restore them, or begin a new run"
+            )
+        if new:
+            tell(
+                f"{dataset.name} holds {new} more {'image' if new == 1 else 'images'} than when "
+                f"{self.path} began; they are passed over (features of them: ddm embed)"
+            )
+        return dataset.only(np.array([position[key] for key in keys]))

@@ -146,6 +146,74 @@ class ImageDataset:
         resized = getattr(self.read, "resized", None)
         return self if resized is None else replace(self, read=resized(size), size=size)
 
+    def only(self, samples: NDArray[np.int64]) -> ImageDataset:
+        """Some of the images, as if the others had never been there.
+
+        Domains and labels that only the others have lose their names; those without an image
+        keep them. ``skipped`` and ``enlarged`` stay as they are.
+
+        Args:
+            samples: which ones, in which order, shape (M,).
+        """
+        domains, names = names_of_only(self.domains.index, self.domains.names, samples)
+        official, instances = self.official_splits, self.instances
+        return replace(
+            self,
+            keys=[self.keys[int(i)] for i in samples],
+            read=_Selected(self.read, samples),
+            domains=DomainTable(domains, names, self.domains.confidence[samples]),
+            splits=self.splits[samples],
+            groups=self.groups[samples],
+            labels={
+                name: Labels(*names_of_only(labels.index, labels.names, samples))
+                for name, labels in self.labels.items()
+            },
+            instances=None if instances is None else instances[samples],
+            official_splits=None if official is None else official[samples],
+            metadata={name: values[samples] for name, values in self.metadata.items()},
+        )
+
+
+class _Selected:
+    """A reader of some of another's images. It can what the other can."""
+
+    def __init__(self, read: ImageReader, samples: NDArray[np.int64]) -> None:
+        self.read = read
+        self.samples = samples
+
+    def __call__(self, i: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+        return self.read(int(self.samples[i]))
+
+    @property
+    def resized(self) -> Callable[[int], _Selected]:
+        resized = self.read.resized  # type: ignore[attr-defined]
+        return lambda size: _Selected(resized(size), self.samples)
+
+    @property
+    def path_of(self) -> Callable[[int], str]:
+        path_of = self.read.path_of  # type: ignore[attr-defined]
+        return lambda i: path_of(int(self.samples[i]))
+
+
+def names_of_only(
+    index: NDArray[np.int64], names: Sequence[str], samples: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the names of some samples anew, without the names that only other samples have.
+
+    Args:
+        index: name of each sample, shape (N,), -1 for none.
+        names: the names.
+        samples: which samples, shape (M,).
+
+    Returns:
+        Number of each of the M, shape (M,), -1 for none; and the names that are left.
+    """
+    lost = np.setdiff1d(index, index[samples])
+    kept = np.setdiff1d(np.arange(len(names)), lost)
+    number = np.full(len(names) + 1, NO_LABEL)  # The last is that of -1.
+    number[kept] = np.arange(len(kept))
+    return number[index[samples]], tuple(names[i] for i in kept)
+
 
 def split_by_group(
     groups: Sequence[str], fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
