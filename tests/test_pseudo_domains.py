@@ -177,6 +177,15 @@ def test_interrupted_before_the_page_no_table_is_there(
     assert "resume" not in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
+def test_domains_outlive_a_page_that_cannot_be_written(heap: Path, tmp_path: Path, capsys) -> None:
+    output, page = tmp_path / "domains.csv", tmp_path / "taken.html"
+    page.mkdir()
+    asked = ["discover", str(heap), "-o", str(output), "--num_domains", "3", "--page", str(page)]
+    assert main(asked) == 2
+    assert f"the domains are in {output}" in capsys.readouterr().err
+    assert pd.read_csv(output)["domain"].nunique() == 3
+
+
 def test_what_continues_an_interrupted_run(heap: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -187,13 +187,13 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("bench", bench, help="train and evaluate a grid of runs")
 
     data = Parser(description="Look at data before training on them.")
-    commands.add_subcommand("data", data, help="check a folder of images")
+    commands.add_subcommand("data", data, help="check images")
     of_data = data.add_subcommands(required=True, dest="what")
     check = Parser(
         description="What a folder is, how many images it holds, what is missing, unreadable, "
         "duplicated or stray. Exit status 1 where a reader would refuse it."
     )
-    check.add_argument("root", help="folder of images")
+    check.add_argument("root", help="folder of images, or manifest (.csv, .parquet)")
     check.add_argument("--json", action="store_true", help="all of it, for machines")
     of_data.add_subcommand("check", check, help="what it holds and what is wrong with it")
 

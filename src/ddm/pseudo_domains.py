@@ -15,15 +15,13 @@ from torch import Tensor
 
 from ddm.data import is_heap, open_heap
 from ddm.data.base import ImageDataset
-from ddm.data.manifest import read_table
+from ddm.data.manifest import MANIFESTS, read_table
 from ddm.discovery import Discovery, check_settings, damp_changes, discover_domains
 from ddm.distributed import world_size
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
 from ddm.files import atomic
 from ddm.style import STYLE_SIZE, style_features
-
-TABLE_KINDS = (".parquet", ".csv")
 
 
 def discover(
@@ -57,10 +55,11 @@ def discover(
         What was found, and the images.
 
     Raises:
-        DdmError: unusable images, too few of them, a table of another kind or one that is there.
+        DdmError: unusable images, too few of them, a table of another kind or one that is there,
+            or a page that cannot be written; the table then is there nonetheless.
     """
-    if output.suffix.lower() not in TABLE_KINDS:
-        raise DdmError(f"--output {output}: a table's name ends in {' or '.join(TABLE_KINDS)}")
+    if output.suffix.lower() not in MANIFESTS:
+        raise DdmError(f"--output {output}: a table's name ends in {' or '.join(MANIFESTS)}")
     if output.exists() and Path(images).exists() and output.samefile(images):
         raise DdmError(f"--output {output} is the manifest itself; choose another name")
     if output.exists() and not overwrite:
@@ -77,7 +76,13 @@ def discover(
         # On the page the table is beside it.
         command = pretrain_command(images, output.name, found)
         paths = _table_paths(images, dataset, output)
-        write_discovery_page(found, dataset, output, page, command, has_files(images), paths)
+        try:
+            write_discovery_page(found, dataset, output, page, command, has_files(images), paths)
+        except OSError as error:
+            _write_table(images, dataset, found.table(), output)  # It was the work of minutes.
+            raise DdmError(
+                f"the page {page} cannot be written ({error.strerror}); the domains are in {output}"
+            ) from None
     _write_table(images, dataset, found.table(), output)
     return found, dataset
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -80,6 +81,7 @@ def test_everything_wrong(root):
     assert report.duplicates_across == (
         ("cartoon/horse/cartoon_001.jpg", "photo/horse/copy.jpg", "photo/horse/photo_001.jpg"),
     )
+    assert report.duplicates_parted == report.duplicates_within  # One to train, one to validate.
     assert report.stray == ("montage.jpg", "photo/cat/", "wood/")
     assert report.unlisted == ("photo/horse/copy.jpg",)
     assert any("wood holds images, but is no domain of PACS" in line for line in report.faults)
@@ -139,6 +141,49 @@ def test_rows_of_a_file(tmp_path):
     assert report.images == 56
     assert len(report.duplicates_across[0]) == 4
     assert report.duplicates_within == ()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_manifests(tmp_path, kind):
+    names = [f"images/{i}.jpg" for i in range(8)]
+    root = write_images(tmp_path, names)
+    for copy in (3, 5):
+        shutil.copy(root / names[0], root / names[copy])
+    shutil.copy(root / names[1], root / names[2])
+    (root / names[6]).write_bytes(b"no image")
+    (root / names[7]).unlink()
+    table = pd.DataFrame(
+        {
+            "path": names,
+            "domain": ["a", "b", "b", "a", "b", "", "b", "b"],
+            "class": ["dog", "cat", "cat", "dog", "", "dog", "dog", "dog"],
+            "split": ["train", "test", "train", "train", "val", "train", "test", "test"],
+        }
+    )
+    path = tmp_path / f"list.{kind}"
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path, index=False)
+    report = check_data(path)
+    assert report.usable and report.layout == "manifest" and report.images == 7
+    counts = {(c.domain, c.label, c.split): c.images for c in report.counts}
+    assert counts["a", "dog", "train"] == 2 and counts["", "dog", "train"] == 1
+    assert report.missing == (names[7],)
+    assert [key for key, _ in report.unreadable] == [names[6]]
+    # Nobody knows the domain of the fifth, so that it is no other one.
+    assert report.duplicates_within == ((names[0], names[3], names[5]), (names[1], names[2]))
+    assert report.duplicates_across == ()
+    assert report.duplicates_parted == ((names[1], names[2]),)
+    assert f"Duplicated across splits: 1\n  {names[1]} = {names[2]}" in str(report)
+
+
+def test_manifests_that_no_reader_takes(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("path,group,split\na.jpg,g,train\nb.jpg,g,test\n")
+    with pytest.raises(DdmError, match=r"row 2: group 'g' is in test, but in train above"):
+        check_data(path)
+    path.write_text("path\na.jpg\nb.jpg\n")
+    report = check_data(path)
+    assert not report.usable and report.missing == ("a.jpg", "b.jpg")
+    assert report.faults == (f"none of the 2 files that {path} lists exists under {tmp_path}",)
 
 
 def test_wrong_roots(root):

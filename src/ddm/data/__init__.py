@@ -8,6 +8,7 @@ from typing import Any
 
 from ddm.config import PretrainConfig, Splits
 from ddm.data.base import ImageDataset
+from ddm.data.manifest import MANIFESTS, load_manifest
 from ddm.errors import DdmError
 
 
@@ -78,9 +79,7 @@ def load_images(
         return load_huggingface(images, load_size(size), channels, strict)
     if path.is_dir():
         return _load_folder(path, load_size(size), channels, strict, splits, classes, partial)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        from ddm.data.manifest import load_manifest
-
+    if path.suffix.lower() in MANIFESTS:
         return load_manifest(path, size=load_size(size), channels=channels, strict=strict)
     raise DdmError(
         f"{images!r} is neither a folder, a .csv or .parquet manifest, 'hf:owner/name', nor "

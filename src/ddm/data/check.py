@@ -1,4 +1,4 @@
-"""What a folder of images holds, and what is wrong with it."""
+"""What a folder or a table of images holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ddm.data.base import split_by_group
 from ddm.data.benchmarks import UNLISTED, Fault, Survey
 from ddm.data.folder import find_images, has_classes
 from ddm.data.images import UnreadableImage, read_image
+from ddm.data.manifest import MANIFESTS, read_listed
 from ddm.data.recognition import recognize, refuse_near_miss
 from ddm.errors import DdmError
 
@@ -47,10 +48,10 @@ class Count:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What lies in a folder.
+    """What lies in a folder, or is listed in a manifest.
 
     Args:
-        root: the folder.
+        root: the folder or manifest.
         layout: what it is, in a few words.
         images: how many, readable or not, duplicates included.
         counts: how many by domain, class and split, those of which there are none left out.
@@ -59,6 +60,7 @@ class DataReport:
         unreadable: (image, reason).
         duplicates_within: images of one domain whose files are equal byte by byte.
         duplicates_across: such images that lie in several domains.
+        duplicates_parted: those of either kind that are in several splits.
         stray: files and folders that belong to no domain or class, folders with a final ``/``.
         unlisted: images that no split file names, where there are split files.
     """
@@ -72,6 +74,7 @@ class DataReport:
     unreadable: tuple[tuple[str, str], ...]
     duplicates_within: tuple[tuple[str, ...], ...]
     duplicates_across: tuple[tuple[str, ...], ...]
+    duplicates_parted: tuple[tuple[str, ...], ...]
     stray: tuple[str, ...]
     unlisted: tuple[str, ...]
 
@@ -142,6 +145,7 @@ class DataReport:
         tell("Unreadable", [f"{key} ({reason})" for key, reason in self.unreadable])
         tell("Duplicated within a domain", [" = ".join(g) for g in self.duplicates_within])
         tell("Duplicated across domains", [" = ".join(g) for g in self.duplicates_across])
+        tell("Duplicated across splits", [" = ".join(g) for g in self.duplicates_parted])
         tell("Stray", self.stray)
         tell("In no split file", self.unlisted)
         return lines or [
@@ -151,29 +155,31 @@ class DataReport:
 
 
 def check_data(root: str | os.PathLike[str]) -> DataReport:
-    """Say what lies in a folder of images and what is wrong with it; every image is decoded.
+    """Say what images a folder or manifest holds and what is wrong; every image is decoded.
 
     Takes PACS, DomainNet, OfficeHome, VLCS and TerraIncognita in the layouts that the readers know,
-    WILDS, saved Hugging Face data sets, and any folder that `load_folder` reads. What a reader
-    refuses is reported, not raised. Works on all cores, under a progress bar on stderr. Duplicates
-    are files of equal content; the same picture in another encoding is not found. Stray files are
-    not looked for in WILDS, whose tables name every image.
+    WILDS, saved Hugging Face data sets, and any folder that `load_folder` or manifest that
+    `load_manifest` reads. What a reader refuses is reported, not raised, but for a table that
+    cannot be read. Works on all cores, under a progress bar on stderr. Duplicates are files of
+    equal content; the same picture in another encoding is not found. Stray files are not looked for
+    where a table names every image, as a manifest and those of WILDS do.
 
     Args:
-        root: the folder.
+        root: the folder or manifest.
 
     Returns:
         The report; ``str(report)`` is a readable table.
 
     Raises:
-        DdmError: a root that is missing, no folder or without images; the folder just above or
-            below a benchmark's; a folder that cannot be listed; a name that is not UTF-8; HDF5
-            files without ``h5py``, or damaged ones; a table of WILDS that is missing or damaged.
+        DdmError: a root that is missing or without images, or a file and no manifest; the folder
+            just above or below a benchmark's; a folder that cannot be listed; a name that is not
+            UTF-8; HDF5 files without ``h5py``, or damaged ones; a table of WILDS that is missing or
+            damaged; a manifest that `load_manifest` refuses for what it says.
     """
     root = Path(root)
     found = _find(root)
     digests, unreadable = _read_all(found)
-    within, across = _duplicates(found, digests)
+    copies = _copies(digests)
     counts = Counter(zip(found.domains, found.labels, found.splits, strict=True))
     return DataReport(
         root=os.fspath(root),
@@ -190,8 +196,9 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
             )
         ),
         unreadable=(*found.unreadable, *unreadable),
-        duplicates_within=within,
-        duplicates_across=across,
+        duplicates_within=_named(found, copies, lambda g: not _several(found.domains, g)),
+        duplicates_across=_named(found, copies, lambda g: _several(found.domains, g)),
+        duplicates_parted=_named(found, copies, lambda g: _several(found.splits, g)),
         stray=tuple(found.stray),
         unlisted=tuple(
             key for key, s in zip(found.keys, found.splits, strict=True) if s == UNLISTED
@@ -218,6 +225,8 @@ class _Found:
 
 
 def _find(root: Path) -> _Found:
+    if root.is_file() and root.suffix.lower() in MANIFESTS:
+        return _of_manifest(root)
     if wilds.recognize(root) is not None:
         return _of_wilds(root)
     if huggingface.recognize(root) is not None:
@@ -225,6 +234,28 @@ def _find(root: Path) -> _Found:
     refuse_near_miss(root)
     source = recognize(root)
     return _of_folder(root) if source is None else _of_survey(source.survey(root))
+
+
+def _of_manifest(path: Path) -> _Found:
+    listed, _, splits, table = read_listed(path)
+    there = np.flatnonzero([(path.parent / key).is_file() for key in listed])
+    keys = [listed[int(i)] for i in there]
+    missing = np.setdiff1d(np.arange(len(listed)), there)
+    fault = f"none of the {len(listed):,} files that {path} lists exists under {path.parent}"
+
+    def column(name: str) -> list[str]:
+        return [table[name][i] for i in there] if name in table else [""] * len(keys)
+
+    return _Found(
+        "manifest",
+        _content(path.parent, keys, partial(read_image, size=_DECODED_SIZE)),
+        keys,
+        column("domain"),
+        column("class"),
+        splits[there].tolist(),
+        faults=[] if keys else [Fault("missing", fault)],
+        missing=[listed[int(i)] for i in missing],
+    )
 
 
 def _of_wilds(root: Path) -> _Found:
@@ -348,21 +379,24 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _duplicates(
-    found: _Found, digests: Sequence[bytes]
-) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """Groups of equal images that lie in one domain, and those that lie in several."""
+def _copies(digests: Sequence[bytes]) -> list[list[int]]:
+    """Groups of equal images."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for i, digest in enumerate(digests):
         if digest:
             groups[digest].append(i)
-    within: list[tuple[str, ...]] = []
-    across: list[tuple[str, ...]] = []
-    for members in groups.values():
-        if len(members) > 1:
-            several = len({found.domains[i] for i in members}) > 1
-            (across if several else within).append(tuple(found.keys[i] for i in members))
-    return tuple(within), tuple(across)
+    return [members for members in groups.values() if len(members) > 1]
+
+
+def _several(places: Sequence[str], members: Sequence[int]) -> bool:
+    """Whether these images lie in several domains or splits; where none is known is no place."""
+    return len({places[i] for i in members if places[i]}) > 1
+
+
+def _named(
+    found: _Found, groups: Sequence[Sequence[int]], where: Callable[[Sequence[int]], bool]
+) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(found.keys[i] for i in members) for members in groups if where(members))
 
 
 def _number(n: int, one: str, many: str = "") -> str:

@@ -17,6 +17,8 @@ from ddm.data.keys import Keys
 from ddm.domains import DomainTable
 from ddm.errors import DdmError
 
+#: How the name of a manifest ends.
+MANIFESTS = (".parquet", ".csv")
 COLUMNS = ("path", "domain", "class", "split", "group", "instance")
 
 _SPLIT_OF = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
@@ -63,13 +65,7 @@ def load_manifest(
     """
     path = Path(path)
     root = path.parent if root is None else Path(root)
-    table = read_table(path)
-    keys = _keys(path, table.pop("path"))
-    groups: Sequence[str] = keys
-    if "group" in table:
-        given = table.pop("group")
-        groups = [group or key for group, key in zip(given, keys, strict=True)]
-    splits = _splits(path, table["split"], groups) if "split" in table else split_by_group(groups)
+    keys, groups, splits, table = read_listed(path)
     if not any(os.path.exists(root / key) for key in keys):
         raise DdmError(
             f"none of the {len(keys):,} files that {path} lists exists, first {root / keys[0]}: "
@@ -97,6 +93,26 @@ def load_manifest(
         skipped=skipped,
         enlarged=enlarged,
     )
+
+
+def read_listed(path: Path) -> tuple[Keys, Sequence[str], NDArray[np.str_], Table]:
+    """What a manifest says of its N images, which are not looked at.
+
+    Returns:
+        Their paths; the group of each; the split of each, shape (N,); the other columns.
+
+    Raises:
+        DdmError: as `load_manifest`, as far as the table itself is at fault.
+    """
+    table = read_table(path)
+    keys = _keys(path, table.pop("path"))
+    groups: Sequence[str] = keys
+    if "group" in table:
+        given = table.pop("group")
+        groups = [group or key for group, key in zip(given, keys, strict=True)]
+    if "split" in table:
+        return keys, groups, _splits(path, table.pop("split"), groups), table
+    return keys, groups, split_by_group(groups), table
 
 
 def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
