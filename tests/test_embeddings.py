@@ -75,11 +75,14 @@ def test_images_that_the_run_never_saw_at_any_depth(run, images, tmp_path, capsy
     source = sorted(images.rglob("*.png"))
     for i, path in enumerate(source[:5]):
         (heap / ("deep/er" if i % 2 else ".") / f"{i}.png").write_bytes(path.read_bytes())
-    (heap / "broken.png").write_bytes(b"no image")
+    for name in "abcdefg":
+        (heap / f"broken-{name}.png").write_bytes(b"no image")
     output = tmp_path / "features.parquet"
     assert main(["embed", str(run.path), str(heap), "-o", str(output)]) == 0
     said = capsys.readouterr()
-    assert "features of 5 images" in said.out and "broken.png could not be read" in said.err
+    assert "features of 5 images" in said.out
+    assert "broken-e.png could not be read" in said.err and "broken-f.png" not in said.err
+    assert "nor could 2 more: `ddm data check" in said.err
     paths, features = read(output)
     assert paths == ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png"]
     assert features.shape == (5, 192)

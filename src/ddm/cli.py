@@ -16,6 +16,8 @@ from ddm import __version__
 from ddm.config import FinetuneConfig, PretrainConfig
 from ddm.errors import DdmError
 
+UNREADABLE_TOLD = 5
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -306,8 +308,11 @@ def _embed(options: Namespace) -> None:
     dataset = embed_images(
         options.run, options.images, Path(options.output), options.portion, options.strict
     )
-    for key, reason in dataset.skipped:
+    for key, reason in dataset.skipped[:UNREADABLE_TOLD]:
         tell(f"{key} could not be read ({reason})")
+    more = len(dataset.skipped) - UNREADABLE_TOLD
+    if more > 0:
+        tell(f"nor could {more:,} more: `ddm data check {options.images} --json` lists them")
     print(f"{options.output}: features of {len(dataset):,} images")
 
 
