@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 import ddm
 from ddm import DomainDisentanglement, gradient_ratio
-from ddm.objectives import DomainBatch, NeighbourInvariance, PrototypeInvariance, standardize
+from ddm.objectives import (
+    DomainBatch,
+    InstanceInvariance,
+    NeighbourInvariance,
+    PrototypeInvariance,
+    standardize,
+)
 from waits import Waits
 
 VARIANTS = [None, "cross_entropy", "prototypes"]
@@ -370,6 +376,46 @@ def test_it_is_what_the_package_exports() -> None:
         ddm.Domain  # noqa: B018
 
 
+def test_objectives_of_ones_own() -> None:
+    """One of the library's with another setting, and one from elsewhere."""
+
+    class Spread(nn.Module):
+        def forward(self, variant: Tensor, invariant: Tensor, batch: DomainBatch) -> Tensor:
+            return (batch.weights @ variant.square()).sum() + 0 * invariant.sum()
+
+    h = random_features(2, 10, 16)
+    sharp = module(invariance=InstanceInvariance(temperature=0.1), independence=Spread())
+    named = module()
+    out, other = sharp(h, DOMAINS), named(h, DOMAINS)
+    # Standardised: variance 1 in each of the two dimensions.
+    assert float(out.terms["independence"]) == pytest.approx(2, abs=1e-3)
+    assert not torch.isclose(out.terms["invariance"], other.terms["invariance"])
+    named.invariance.temperature = 0.1
+    assert torch.equal(named(h, DOMAINS).terms["invariance"], out.terms["invariance"])
+
+
+@pytest.mark.parametrize(
+    ("domains", "share"),
+    [
+        ([0, 1, 2, 0, -1, 2, 0, 1, 1, 2], 0.9),
+        ([0, 0, 0, 1, 2, -1, -1, 2, 0, 2], 0.7),
+        ([0, 1, 2], 0.0),
+        ([1, 1, 1, -1], 0.0),
+        ([], 0.0),
+    ],
+)
+@pytest.mark.parametrize("views", [2, 3])
+def test_share_of_samples_with_company(domains: list[int], share: float, views: int) -> None:
+    h = random_features(views, len(domains), 16)
+    out = module()(h, torch.tensor(domains, dtype=torch.long))
+    assert float(out.share) == pytest.approx(share)
+
+
+def test_features_on_another_device() -> None:
+    with pytest.raises(ValueError, match=r"on meta, and the module's parameters on cpu; .*ddm\.to"):
+        module()(torch.zeros(2, 10, 16, device="meta"), DOMAINS)
+
+
 def test_repr_names_the_widths() -> None:
     assert "feature_dim=16, num_domains=3, variant_dim=2" in repr(module())
 
@@ -406,12 +452,12 @@ def test_weights(role: str, weight: float) -> None:
 @pytest.mark.parametrize(
     ("role", "offered"),
     [
-        ("variant", "cross_entropy, prototypes or None"),
+        ("variant", "cross_entropy, prototypes, None, or"),
         (
             "invariance",
-            "adversarial, confusion, coral, mmd, prototypes, instances, neighbours or None",
+            "adversarial, confusion, coral, mmd, prototypes, instances, neighbours, None, or",
         ),
-        ("independence", "cross_correlation, hsic or None"),
+        ("independence", "cross_correlation, hsic, None, or"),
     ],
 )
 def test_unknown_objective(role: str, offered: str) -> None:

@@ -341,6 +341,19 @@ def grown(dataset):
     )
 
 
+def test_one_is_told_of_domains_too_many_for_the_batch(tmp_path, dataset, capsys):
+    def told(**changes):
+        pretrain(config(tmp_path, epochs=0, **changes), domains)
+        return "only ones of their domain" in capsys.readouterr().err
+
+    many = DomainTable.from_names([f"{i % 27:02}" for i in range(len(dataset))])
+    domains = dataset.with_domains(many)
+    assert told(output=str(tmp_path / "a"))
+    assert not told(output=str(tmp_path / "b"), ddm=ModuleConfig(invariance="coral"))
+    domains = dataset
+    assert not told(output=str(tmp_path / "c"))
+
+
 def test_a_table_of_domains_that_is_gone_is_not_waited_for(tmp_path, dataset, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 4)

@@ -6,6 +6,7 @@ from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
 from ddm import whitening
+from ddm.errors import DdmError
 from ddm.whitening import Whitening
 
 
@@ -39,6 +40,29 @@ def test_what_hardly_varies_is_not_blown_up(features):
     assert np.linalg.eigvalsh(found.matrix).max() <= 10.01 / variance**0.5
 
 
+def test_rows_may_be_given_as_a_mask(features):
+    mask = np.arange(300) % 3 == 0
+    for one, other in (
+        (Whitening.fit(features, mask), Whitening.fit(features, np.flatnonzero(mask))),
+        (Whitening.fit(features), Whitening.fit(features, np.arange(300))),
+    ):
+        np.testing.assert_array_equal(one.mean, other.mean)
+        np.testing.assert_array_equal(one.matrix, other.matrix)
+
+
+def test_what_is_refused(features, tmp_path):
+    with pytest.raises(DdmError, match=r"mask of shape \(200,\), but there are 300"):
+        Whitening.fit(features, np.ones(200, bool))
+    with pytest.raises(DdmError, match="not finite"):
+        Whitening.fit(np.where(features > 0, features, np.nan))
+    with pytest.raises(DdmError, match=r"shape \(N, D\), not \(300,\)"):
+        Whitening.fit(features[:, 0])
+    with pytest.raises(DdmError, match=r"shape \(N, 6\), not \(300, 5\)"):
+        Whitening.fit(features)(features[:, 1:])
+    with pytest.raises(DdmError, match=r"nowhere is no whitening that `ddm evaluate` wrote"):
+        Whitening.load(tmp_path / "nowhere")
+
+
 def test_rows_that_are_not_for_training_change_nothing(features):
     training = np.arange(200)
     before = Whitening.fit(features, training)
@@ -57,5 +81,7 @@ def test_features_that_do_not_vary_have_no_map(features, training):
 def test_the_file_holds_the_map(features, tmp_path):
     found = Whitening.fit(features, np.arange(300))
     found.save(tmp_path / "whitening.safetensors")
+    again = Whitening.load(tmp_path / "whitening.safetensors")
+    np.testing.assert_array_equal(again(features), found(features))
     read = load_file(tmp_path / "whitening.safetensors")
     np.testing.assert_array_equal((features - read["mean"]) @ read["matrix"], found(features))

@@ -9,12 +9,15 @@ all, the differences of pairs of runs with the same method, held-out domain and 
 over several held-out domains stands the half width of its 95% interval (t, clustered by what was
 held out and by the domain that a figure was read on, see `ddm.clustered`: seeds and, in the last
 line, methods are averaged first).
-Last, how often a linear probe finds the domain in each portion; with `--by`, what the runs reach
-themselves.
+Last, what the runs reach themselves, beside untrained encoders where the folders have such (a
+variant `any-untrained`), and how often a linear probe finds the domain in each portion.
 
 `--published` sets runs against the plain ones of a study at the papers' own learning rates, as the
 kind `published`: first seed against first seed, though not the same one, and taken again where
 there are fewer.
+
+`--reference VARIANT` sets all methods against one: the kind `reference` is that variant's runs, the
+same for each method.
 
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out, or by their epochs.
@@ -69,6 +72,7 @@ PORTIONS = (
 )
 SAID = {
     "all": "all features",
+    "variant": "variant portion",
     "invariant": "invariant portion",
     "whitened": "whitened",
     "standardized": "standardised",
@@ -135,6 +139,18 @@ def as_published(folder: Path, records: Records) -> dict[Pair, dict]:
         for place, seed in enumerate(ours)
         for (method, held_out, their_seed, epochs), record in plain.items()
         if their_seed == theirs[place % len(theirs)]
+    }
+
+
+def for_all_methods(records: Records, variant: str) -> dict[Pair, dict]:
+    """The runs of one variant, for each method that others have."""
+    method, kind = variant.rsplit("-", 1)
+    methods = {pair[0] for runs in records.values() for pair in runs}
+    return {
+        (other, *pair[1:]): record
+        for pair, record in records[kind].items()
+        for other in methods
+        if pair[0] == method
     }
 
 
@@ -266,11 +282,18 @@ def runs_of(records: Records, kinds: list[str]):
 
 def leakage(records: Records, kinds: list[str]) -> str:
     """How often a linear probe finds the domain of seen domains' images in each portion, in %."""
-    of = tuple((p, "leakage", "domain", "seen", "seen") for p in ("variant", "invariant"))
-    lines = ["| method | kind | runs | variant portion | invariant portion |", "|---" * 5 + "|"]
-    for method, kind, runs in runs_of(records, kinds):
-        found = [np.mean([mean_of(figures(r, f[0], (f,))[0]) for r in runs]) for f in of]
-        lines.append(f"| {method} | {kind} | {len(runs)} | {found[0]:.1f} | {found[1]:.1f} |")
+    portions = ("all", "variant", "invariant")
+    of = (("", "leakage", "domain", "seen", "seen"),)
+    head = " | ".join(SAID[portion] for portion in portions)
+    lines = [f"| method | kind | runs | {head} |", "|---" * (3 + len(portions)) + "|"]
+    alone = [(method, kind, runs) for method, kind, runs in runs_of(records, kinds)]
+    whole = [
+        ("all methods", k, [r for _, kind, runs in alone if kind == k for r in runs]) for k in kinds
+    ]
+    for method, kind, runs in [*alone, *(line for line in whole if line[2])]:
+        found = [np.mean([mean_of(figures(r, p, of)[0]) for r in runs]) for p in portions]
+        cells = " | ".join(f"{value:.1f}" for value in found)
+        lines.append(f"| {method} | {kind} | {len(runs)} | {cells} |")
     return "### Domain found by a linear probe, %, means over runs\n\n" + "\n".join(lines)
 
 
@@ -373,12 +396,16 @@ def main() -> None:
     parser.add_argument(
         "--published", type=Path, help="folder whose plain runs are the kind `published`"
     )
+    parser.add_argument("--reference", help="variant whose runs are the kind `reference`")
     parser.add_argument("--by", choices=PARTED_BY, help="number of held-out domains, or epochs")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
     if options.published:
         records["published"] = as_published(options.published, records)
+    if options.reference:
+        records["reference"] = for_all_methods(records, options.reference)
     kinds = list(dict.fromkeys("-".join(options.kinds).split("-")))
+    own = [kind for kind in kinds if kind != "reference"]
     parts = parted(records, kinds, options.by) if options.by else {0: records}
     blocks = []
     for after, before in (pair.split("-") for pair in options.kinds):
@@ -395,9 +422,11 @@ def main() -> None:
             text = table(same, after, before, ("all", "all"))
             blocks.append(text.replace("\n", ", pairs of runs on one kind of device\n", 1))
     for number, part in parts.items():
-        text = levels(part, kinds) if options.by else leakage(part, kinds)
+        text = levels(part, own if options.by else [*own, "untrained"])
         blocks.append(text.replace("\n", f", {options.by} {number}\n", 1) if options.by else text)
-    block = "" if options.by else whitening(records, kinds)
+    if not options.by:
+        blocks.append(leakage(records, own))
+    block = "" if options.by else whitening(records, own)
     blocks += [block] if block else []
     text = "\n\n".join(blocks) + "\n"
     (options.folder / "gains.md").write_text(text, encoding="utf-8")

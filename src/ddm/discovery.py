@@ -107,9 +107,9 @@ class Discovery:
     space: NDArray[np.float32]
 
     @property
-    def follows_content(self) -> bool:
-        """Whether the halves of an image disagree, which style would not."""
-        return self.halves is not None and self.halves < HALVES_AGREE
+    def follows_content(self) -> bool | None:
+        """Whether the halves of an image disagree, which style would not; None: nobody can tell."""
+        return None if self.halves is None else self.halves < HALVES_AGREE
 
     def table(self) -> DomainTable:
         """Sample -> domain, named ``domain-0``, ``domain-1`` ..."""
@@ -135,7 +135,8 @@ def discover_domains(
 
     Args:
         features: of style (:func:`ddm.style.style_features`), or any array of shape (N, D), such as
-            the domain-variant portion of an encoder's features.
+            the domain-variant portion of an encoder's features. What is found in an array is
+            whatever varies most in it, which may be classes: nothing guards against that.
         num_domains: how many; or (least, most) to choose from, where most may be None: as many as
             there seem to be. By default from 2 on, and where nothing speaks for several the answer
             is one domain.
@@ -144,14 +145,23 @@ def discover_domains(
             style are then looked at along the directions in which these domains differ.
 
     Raises:
-        DdmError: fewer different samples than two a domain, features that are not finite or
-            hardly vary, fewer domains with samples than asked for, a number or a seed out of range.
+        DdmError: fewer different samples than two a domain, features of another shape or kind, not
+            finite, or that hardly vary, fewer domains with samples than asked for, a number or a
+            seed out of range.
 
     Example:
         >>> found = discover_domains(style_features(dataset))
         >>> found.num_domains, found.domains[:3], found.confidence[:3]
     """
-    whole = features.whole if isinstance(features, StyleFeatures) else features
+    if not isinstance(features, StyleFeatures):
+        if not isinstance(features, np.ndarray):
+            raise DdmError(
+                f"features are a {type(features).__name__}: give a NumPy array of shape (N, D), "
+                "of a tensor x.detach().cpu().numpy()"
+            )
+        whole = features
+    else:
+        whole = features.whole
     check_settings(num_domains, seed)
     numbers, open_ended = _numbers(num_domains)
     if previous is not None and previous.shape != (len(whole),):
@@ -260,6 +270,8 @@ def _numbers(num_domains: int | tuple[int, int | None] | None) -> tuple[list[int
     if num_domains is None:
         num_domains = (NUM_DOMAINS[0], None)
     low, high = num_domains if isinstance(num_domains, tuple) else (num_domains, num_domains)
+    if not all(isinstance(n, int | np.integer) for n in (low, low if high is None else high)):
+        raise DdmError(f"num_domains={num_domains!r}: give a number from 2 on, or (least, most)")
     open_ended = high is None
     if high is None:
         high = max(low, NUM_DOMAINS[1])

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from ddm.data import open_heap
 from ddm.data.base import ImageDataset
@@ -63,7 +62,7 @@ def embed_images(
             raise DdmError(
                 f"{folder.whitening_file} is missing: `ddm evaluate {folder.path}` fits it"
             )
-        whitening = Whitening(**load_file(folder.whitening_file))
+        whitening = Whitening.load(folder.whitening_file)
     dataset = open_heap(images, spec.image_size, spec.channels, strict)
     columns = {"variant": slice(None, variant_dim), "invariant": slice(variant_dim, None)}
     output.parent.mkdir(parents=True, exist_ok=True)

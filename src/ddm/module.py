@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
 from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch, standardize
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,16 @@ class Disentangled:
         terms: each term before its weight, detached, for logs.
         variant: the domain-variant portion of the features given, shape (..., variant_dim).
         invariant: the domain-invariant portion, shape (..., feature_dim - variant_dim).
+        share: of the samples, those that had company: of known domain, in a batch that holds
+            another domain and another sample of their own; a scalar in [0, 1], for logs. Of the
+            others ``"instances"`` learns nothing.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     variant: Tensor
     invariant: Tensor
+    share: Tensor
 
 
 class DomainDisentanglement(nn.Module):
@@ -48,8 +51,10 @@ class DomainDisentanglement(nn.Module):
     encoders, on one data set.
 
     The module has parameters of its own (small classifiers, prototypes): give them to the
-    optimizer. Where torch.distributed runs, all terms are computed over the global batch; every
-    rank must then bring the same number of samples.
+    optimizer, and move it to the features' device. Where torch.distributed runs, all terms are
+    computed over the global batch: every rank must call it, with the same number of samples, and
+    with the same parameters (wrap it in ``DistributedDataParallel`` together with the encoder, or
+    make it under the same seed everywhere; its gradients are the same on all ranks).
 
     A domain of -1 is unknown: that sample takes no part. A batch that holds fewer than two known
     domains gives a loss of exactly 0. Under autocast the terms are computed in float32.
@@ -58,15 +63,21 @@ class DomainDisentanglement(nn.Module):
         feature_dim: width D of the encoder's pooled output.
         num_domains: number of domains K, at least 2.
         variant_dim: width of the variant portion; one eighth of ``feature_dim`` by default.
-        variant: ``"cross_entropy"``, ``"prototypes"`` or None.
+        variant: ``"cross_entropy"``, ``"prototypes"``, None, or a module of your own (below).
         invariance: ``"adversarial"``, ``"confusion"``, ``"coral"``, ``"mmd"``, ``"prototypes"``,
-            ``"instances"``, ``"neighbours"`` or None. ``"instances"``, the default, needs two views
-            of each sample, and several samples of each domain a batch: with many domains it fades,
-            so sample by domain, or merge domains.
-        independence: ``"cross_correlation"``, ``"hsic"`` or None.
+            ``"instances"``, ``"neighbours"``, None, or a module of your own. ``"instances"``, the
+            default, needs two views of each sample, and several samples of each domain a batch:
+            with many domains it fades (``share`` of the output says how far), so sample by domain,
+            or merge domains.
+        independence: ``"cross_correlation"``, ``"hsic"``, None, or a module of your own.
         variant_weight: weight of the variant term.
         invariance_weight: weight of the invariance term.
         independence_weight: weight of the independence term.
+
+    An objective may be any ``torch.nn.Module`` that gives a scalar, such as one of
+    :mod:`ddm.objectives` with other settings: of ``(portion, batch)``, or of
+    ``(variant, invariant, batch)`` for independence, where portions are standardised, shape
+    (views x N, width), and ``batch`` is a :class:`ddm.objectives.DomainBatch`.
 
     Raises:
         ValueError: a width or number out of range, a weight that is negative or not finite, an
@@ -76,6 +87,7 @@ class DomainDisentanglement(nn.Module):
         >>> ddm = DomainDisentanglement(feature_dim=512, num_domains=3)
         >>> h_1, h_2 = encoder(view_1), encoder(view_2)
         >>> loss = ssl_loss(h_1, h_2) + ddm(torch.stack([h_1, h_2]), domains).loss
+        >>> sharper = DomainDisentanglement(512, 3, invariance=InstanceInvariance(temperature=0.1))
     """
 
     def __init__(
@@ -84,9 +96,9 @@ class DomainDisentanglement(nn.Module):
         num_domains: int,
         variant_dim: int | None = None,
         *,
-        variant: str | None = "cross_entropy",
-        invariance: str | None = "instances",
-        independence: str | None = "cross_correlation",
+        variant: str | nn.Module | None = "cross_entropy",
+        invariance: str | nn.Module | None = "instances",
+        independence: str | nn.Module | None = "cross_correlation",
         variant_weight: float = 1.0,
         invariance_weight: float = 1.0,
         independence_weight: float = 1.0,
@@ -115,19 +127,11 @@ class DomainDisentanglement(nn.Module):
         self.variant_dim = variant_dim
         self.weights = weights
         invariant_dim = feature_dim - variant_dim
-        self.variant = (
-            None
-            if variant is None
-            else _find(VARIANT, "variant", variant)(variant_dim, num_domains)
+        self.variant = _objective(VARIANT, "variant", variant, variant_dim, num_domains)
+        self.invariance = _objective(
+            INVARIANCE, "invariance", invariance, invariant_dim, num_domains
         )
-        self.invariance = (
-            None
-            if invariance is None
-            else _find(INVARIANCE, "invariance", invariance)(invariant_dim, num_domains)
-        )
-        self.independence = (
-            None if independence is None else _find(INDEPENDENCE, "independence", independence)()
-        )
+        self.independence = _objective(INDEPENDENCE, "independence", independence)
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The variant and the invariant portion.
@@ -161,10 +165,11 @@ class DomainDisentanglement(nn.Module):
             The loss, its terms and the two portions.
 
         Raises:
-            ValueError: shapes or types that do not fit, a single view where the objective needs
-                two, a domain out of range. (The range is looked at on the CPU only, and not under
-                ``torch.compile``: on a GPU it would make every step wait, and it cannot be
-                compiled.)
+            ValueError: shapes, types or devices that do not fit, a single view where the objective
+                needs two, a domain out of range. (The range is looked at on the CPU only, and not
+                under ``torch.compile``: on a GPU it would make every step wait, and it cannot be
+                compiled. There a domain out of range is an unknown one: look at your table of
+                domains once, before training.)
         """
         self._check(features, domains)
         variant, invariant = self.split(features)
@@ -187,7 +192,11 @@ class DomainDisentanglement(nn.Module):
             for name, term in terms.items():
                 loss = loss + self.weights[name] * term
         return Disentangled(
-            loss, {name: term.detach() for name, term in terms.items()}, variant, invariant
+            loss,
+            {name: term.detach() for name, term in terms.items()},
+            variant,
+            invariant,
+            batch.share(),
         )
 
     def _check(self, features: Tensor, domains: Tensor) -> None:
@@ -211,8 +220,15 @@ class DomainDisentanglement(nn.Module):
             )
         if domains.is_floating_point() or domains.is_complex() or domains.dtype == torch.bool:
             raise ValueError(f"domains must be integers, not {domains.dtype}; use domains.long()")
-        looks = domains.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looks and domains.numel():
+        if torch.compiler.is_compiling():
+            return
+        own = next(itertools.chain(self.parameters(), self.buffers()), features)
+        if own.device != features.device:
+            raise ValueError(
+                f"features are on {features.device}, and the module's parameters on {own.device}; "
+                "move it before the optimizer is made: ddm.to(features.device)"
+            )
+        if domains.device.type == "cpu" and domains.numel():
             low, high = int(domains.min()), int(domains.max())
             if low < -1 or high >= self.num_domains:
                 raise ValueError(
@@ -233,8 +249,9 @@ def gradient_ratio(loss: Tensor, other: Tensor, parameters: Iterable[Tensor]) ->
     The length of the gradient of ``loss`` over that of ``other``. Self-supervised losses differ in
     it by orders of magnitude, so the same weights of the module drown one method and do not reach
     the next: look at this ratio for a few batches, and set the weights by it (``docs/method.md``).
-    It costs the backward pass of both, and keeps their graph. Where torch.distributed runs each
-    rank gets a number of its own: gradients are not averaged over ranks here.
+    It costs the backward pass of both, and keeps their graph. Where torch.distributed runs every
+    rank must call it (the backward pass gathers), and each gets a number of its own: gradients are
+    not averaged over ranks here.
 
     Args:
         loss: a scalar, such as the module's loss.
@@ -293,7 +310,17 @@ def _require_tensor(name: str, value: Any) -> None:
         )
 
 
-def _find(table: dict[str, T], role: str, name: str) -> T:
-    if name not in table:
-        raise ValueError(f"{role}={name!r} is unknown; choose one of {', '.join(table)} or None")
-    return table[name]
+def _objective(
+    table: Mapping[str, Callable[..., nn.Module]],
+    role: str,
+    chosen: str | nn.Module | None,
+    *settings: int,
+) -> nn.Module | None:
+    if chosen is None or isinstance(chosen, nn.Module):
+        return chosen
+    if chosen not in table:
+        raise ValueError(
+            f"{role}={chosen!r} is unknown; choose one of {', '.join(table)}, None, or give a "
+            "torch.nn.Module"
+        )
+    return table[chosen](*settings)

@@ -39,6 +39,8 @@ LOG_EVERY = 10
 MANY_DOMAINS = 12
 #: Of which domains one is told that they are small.
 FEW_IMAGES = 10
+#: Which share of images may be the only ones of their domain in a batch without a word.
+MANY_ALONE = 0.1
 #: Below so many steps the methods' own learning rates are said to be low. They were at 180 steps,
 #: on emoji (benchmarks/results/study/rates); where that ends has not been measured.
 FEW_STEPS = 500
@@ -82,7 +84,9 @@ def pretrain(config: PretrainConfig, dataset: ImageDataset | None = None) -> Run
             found = f"ddm: {pseudo.num_domains} domains were {how}, of {sizes} images"
             tqdm.write(found, file=sys.stderr)
         elif training.module is not None:
-            _tell_domains(taking_part(config, dataset).subset(training.images.indices))
+            domains = taking_part(config, dataset).subset(training.images.indices)
+            _tell_domains(domains)
+            _tell_company(config, domains)
         if training.matched is not None:
             run.save_matched(asdict(training.matched))
             if training.matched.missing:
@@ -134,6 +138,21 @@ def _tell_domains(domains: DomainTable) -> None:
         tell(
             f"fewer than {FEW_IMAGES} images to train on in {', '.join(few)}: a slip of the pen, "
             "or a domain too small to learn anything of"
+        )
+
+
+def _tell_company(config: PretrainConfig, domains: DomainTable) -> None:
+    """Of how many images the default term learns nothing, for there are too many domains."""
+    if config.ddm.invariance != "instances":
+        return
+    share = domains.counts() / max(1, len(domains))
+    others = config.batch_size * config.devices - 1
+    alone = float((share * (1 - share) ** others).sum())
+    if alone > MANY_ALONE:
+        tell(
+            f"in batches of {config.batch_size * config.devices}, {alone:.0%} of the images are "
+            "the only ones of their domain, of which --ddm.invariance instances learns nothing: "
+            "raise --batch_size, merge domains, or choose another --ddm.invariance"
         )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
+from ddm.errors import DdmError
 from ddm.files import atomic
 from ddm.probe import Floats
 
@@ -38,27 +40,45 @@ class Whitening:
     matrix: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, features: Floats, training: NDArray[np.int64]) -> Whitening | None:
+    def fit(
+        cls, features: Floats, training: NDArray[np.int64] | NDArray[np.bool_] | None = None
+    ) -> Whitening | None:
         """Fit the map.
 
         Args:
             features: of all images, shape (N, D); may be memory-mapped, and is read in parts.
-            training: rows to fit it to, shape (M,).
+            training: rows to fit it to: their indices, shape (M,), or which they are, shape (N,);
+                all by default.
 
         Returns:
             The map; None where these features do not vary, as those of fewer than two images.
+
+        Raises:
+            DdmError: features of another shape, or not finite; a mask of another length.
         """
+        if np.ndim(features) != 2:
+            raise DdmError(f"features must have shape (N, D), not {np.shape(features)}")
+        rows = np.arange(len(features)) if training is None else np.asarray(training)
+        if rows.dtype == bool:
+            if rows.shape != (len(features),):
+                raise DdmError(
+                    f"training is a mask of shape {rows.shape}, but there are {len(features)} "
+                    "features"
+                )
+            rows = np.flatnonzero(rows)
         width = features.shape[1]
         total = np.zeros(width, np.float64)
         outer = np.zeros((width, width), np.float64)
-        parts = [training[i : i + _CHUNK] for i in range(0, len(training), _CHUNK)]
+        parts = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
         for part in parts:
             total += features[part].sum(0, dtype=np.float64)
-        mean = total / max(1, len(training))
+        mean = total / max(1, len(rows))
+        if not np.isfinite(mean).all():
+            raise DdmError("features are not finite, so that there is no whitening them")
         for part in parts:
             centred = features[part].astype(np.float64) - mean
             outer += centred.T @ centred
-        values, vectors = np.linalg.eigh(outer / max(1, len(training)))
+        values, vectors = np.linalg.eigh(outer / max(1, len(rows)))
         variance = values.clip(0).mean()
         # Rounding leaves a little of features that are all the same.
         if not variance > 1e-12 * np.square(mean).mean():
@@ -67,10 +87,32 @@ class Whitening:
         return cls(mean.astype(np.float32), matrix.astype(np.float32))
 
     def __call__(self, features: Floats) -> Floats:
-        """Whitened features, shape (N, D)."""
+        """Whitened features, shape (N, D).
+
+        Raises:
+            DdmError: features of another width.
+        """
+        if np.ndim(features) != 2 or features.shape[1] != len(self.mean):
+            raise DdmError(
+                f"features must have shape (N, {len(self.mean)}), not {np.shape(features)}"
+            )
         return ((features - self.mean) @ self.matrix).astype(np.float32, copy=False)
 
     def save(self, path: Path) -> None:
         """Write ``mean`` and ``matrix`` as a safetensors file."""
         with atomic(path) as temporary:
             save_file({"mean": self.mean, "matrix": self.matrix}, temporary)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Whitening:
+        """Read what :meth:`save`, or ``ddm evaluate`` in the run folder, wrote.
+
+        Raises:
+            DdmError: the file is missing, or another one.
+        """
+        try:
+            return cls(**load_file(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise DdmError(
+                f"{path} is no whitening that `ddm evaluate` wrote ({error}); evaluate the run"
+            ) from None

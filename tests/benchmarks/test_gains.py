@@ -35,7 +35,10 @@ def write(folder: Path, method: str, kind: str, held_out: str, seed: int, value:
                            ("seen", "worst", 0.0), ("unseen", held_out, value / 2))
     ]  # fmt: skip
     leak = {"measure": "leakage", "label": "domain", "trained_on": "seen", "side": "seen"}
-    rows += [{**leak, "portion": p, "domain": "x", "value": 0.5} for p in ("variant", "invariant")]
+    rows += [
+        {**leak, "portion": p, "domain": "x", "value": v}
+        for p, v in (("all", 0.75), ("variant", 0.5), ("invariant", value))
+    ]
     record = {
         "variant": f"{method}-{kind}", "held_out": [held_out], "seed": seed,
         "config": {"epochs": 10, "ddm": {"enabled": kind != "plain"}}, "rows": rows,
@@ -95,6 +98,30 @@ def test_intervals_are_over_held_out_domains(folder: Path) -> None:
         assert mean[0] == pytest.approx(of_domains.mean())
         assert half[0] == pytest.approx((high - low) / 2)
         np.testing.assert_allclose(mean[1:], mean[0] / 2)
+
+
+def test_every_method_against_one(folder: Path) -> None:
+    records = gains.read([folder])
+    records["reference"] = gains.for_all_methods(records, "simclr-plain")
+    lines = gains.table(records, "instances", "reference", ("all", "all")).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[4:]] == [
+        ["| byol", "6"], ["| simclr", "6"], ["| all methods", "12"],
+    ]  # fmt: skip
+    # All plain runs of the fixture reach the same.
+    assert lines[4:] == gains.table(records, "instances", "plain", ("all", "all")).splitlines()[4:]
+    for record in records["plain"].values():
+        if record["variant"] == "simclr-plain":
+            for row in record["rows"]:
+                row["value"] += 0.1
+    last = gains.table(records, "instances", "reference", ("all", "all")).splitlines()[-1]
+    assert f"| all methods | 12 | {6.5 - 10:+.1f} ±" in last
+
+
+def test_how_often_the_domain_is_found(folder: Path) -> None:
+    lines = gains.leakage(gains.read([folder]), ["plain", "instances"]).splitlines()[4:]
+    assert lines[0] == "| byol | plain | 6 | 75.0 | 50.0 | 40.0 |"
+    assert lines[-1] == "| all methods | instances | 12 | 75.0 | 50.0 | 46.5 |"
+    assert len(lines) == 6
 
 
 def test_an_unfinished_grid_is_compared_where_it_has_every_method(folder: Path) -> None:

@@ -55,6 +55,15 @@ class DomainBatch:
         weights = several * share / present.clamp_min(1)
         return cls(one_hot, num_views, counts, several, weights, one_hot / counts.clamp_min(1))
 
+    def share(self) -> Tensor:
+        """Of the samples, those in the company of another of their own and one of another domain.
+
+        Returns:
+            A scalar in [0, 1]; 0 for a batch without samples.
+        """
+        company = (self.counts > self.num_views).to(self.one_hot.dtype)
+        return self.several * (self.one_hot @ company).sum() / max(1, len(self.one_hot))
+
     def pairs(self, minimum: int) -> Tensor:
         """Which pairs of domains have ``minimum`` rows each: (K, K), 1 or 0, above the diagonal."""
         enough = (self.counts >= minimum).to(self.one_hot.dtype)
