@@ -63,6 +63,40 @@ def record(variant, seed, values, held_out="a", fold=None, shift=0.02):
     )  # fmt: skip
 
 
+def test_each_method_is_compared_with_its_own_plain_run():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.3, 0.6, (2, 2, 3, len(COLUMNS)))
+    names = [["byol-plain", "byol-ddm"], ["dino-plain", "dino-ddm"]]
+    records = [
+        record(names[m][k], seed, values[m, k, seed])
+        for m in range(2)
+        for k in range(2)
+        for seed in range(3)
+        if (m, k, seed) != (1, 1, 2)  # Not finished yet.
+    ]
+    text = table([*names[0], *names[1], "other"], records)
+    block = text.split("All features: paired differences")[1].split("###")[0]
+    lines = {x.split(" | ")[0][2:]: x.split(" | ")[1:3] for x in block.splitlines() if "less" in x}
+    gaps = 100 * (values[:, 1, :, 0] - values[:, 0, :, 0])
+    for name, mine, pairs in (
+        ("byol-ddm less byol-plain", gaps[0], 3),
+        ("dino-ddm less dino-plain", gaps[1, :2], 2),
+        # Of the seeds that both methods have; errors are over seeds.
+        ("all methods, ddm less plain", gaps[:, :2].mean(0), 4),
+    ):
+        error = mine.std(ddof=1) / len(mine) ** 0.5
+        assert lines[name][0] == str(pairs)
+        assert lines[name][1].startswith(f"{mine.mean():+.1f} ({error:.1f};")
+    # What is no METHOD-KIND is compared with the first.
+    assert lines["other less byol-plain"] == ["0", "-"]
+    assert set(lines) == {
+        "byol-ddm less byol-plain",
+        "dino-ddm less dino-plain",
+        "all methods, ddm less plain",
+        "other less byol-plain",
+    }
+
+
 def test_means_errors_and_paired_tests():
     rng = np.random.default_rng(0)
     base = rng.uniform(0.3, 0.6, (4, len(COLUMNS)))

@@ -27,8 +27,8 @@ COLUMNS = (
     ("to choose by: linear, validation", VALIDATION, "seen", "seen"),
 )
 Column = tuple[str, str, str, str]
-#: What was left out, fold and seed.
-Run = tuple[tuple[str, ...], str | None, int]
+#: What was left out, fold and seed; where methods are taken together its number after these.
+Run = tuple[Any, ...]
 #: A column's figure of each domain of its side.
 Figure = dict[str, float]
 #: What may not differ within one table of published figures.
@@ -82,7 +82,10 @@ def distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
-    """Means over runs with their standard error, and paired differences from the first variant.
+    """Means over runs with their standard error, and paired differences from the baseline.
+
+    The baseline is the first variant; where variants are called METHOD-KIND, that of each is its
+    method's own, METHOD-plain, and the mean over the methods follows.
 
     A pair are two runs of the same seed, fold and held-out domains. Errors, and a t-test on the
     paired differences (two-sided), are clustered by what was held out, or by fold, and by the
@@ -123,22 +126,56 @@ def table(variants: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
             means = _means(figures[name], several, len(columns))
             rows.append([name, str(len(figures[name])), *map(_mean, means)])
         blocks.append(f"### {title}: % (standard error)\n\n{_markdown(head, rows)}")
-        rows = []
-        for name in variants[1:]:
-            gaps = {
-                run: list(map(less, mine, figures[variants[0]][run]))
+        pairs = {name: _baseline(name, variants) for name in variants}
+        gaps = {
+            name: {
+                run: list(map(less, mine, figures[base][run]))
                 for run, mine in figures[name].items()
-                if run in figures[variants[0]]
+                if run in figures[base]
             }
-            means = _means(gaps, several, len(columns))
-            rows.append([name, str(len(gaps)), *map(_difference, means)])
+            for name, base in pairs.items()
+            if name != base
+        }
+        bases = {pairs[name] for name in gaps}
+        one = len(bases) == 1
+        rows = []
+        for name, of_runs in (gaps if one else gaps | _over_methods(gaps, pairs)).items():
+            means = _means(of_runs, several, len(columns))
+            said = name if one else f"{name} less {pairs.get(name, 'plain')}"
+            rows.append([said, str(len(of_runs)), *map(_difference, means)])
         if rows:
-            title = f"{title}: difference from {variants[0]}, points (standard error; p)"
+            what = f"difference from {min(bases)}" if one else "paired differences"
+            title = f"{title}: {what}, points (standard error; p)"
             blocks.append(f"### {title}\n\n{_markdown([head[0], 'pairs', *head[2:]], rows)}")
     for column in (COLUMNS[1], *_label_fractions(records)[-1:]):
         if _has(records, "all", column):
             blocks.append(_by_domain(variants, records, column))
     return "\n\n".join([*blocks, _splits(records)]) + "\n"
+
+
+def _baseline(name: str, variants: Sequence[str]) -> str:
+    """What a variant is compared with."""
+    method, dash, _ = name.rpartition("-")
+    own = f"{method}-plain"
+    return own if dash and own in variants else variants[0]
+
+
+def _over_methods(
+    gaps: Mapping[str, Mapping[Run, Sequence[Figure]]], pairs: Mapping[str, str]
+) -> dict[str, dict[Run, Sequence[Figure]]]:
+    """For each kind the differences of all methods, of the runs that every method has."""
+    found: dict[str, dict[Run, Sequence[Figure]]] = {}
+    own = [name for name in gaps if pairs[name].endswith("-plain")]
+    for kind in distinct([name.rpartition("-")[2] for name in own]):
+        of_kind = [gaps[name] for name in own if name.rpartition("-")[2] == kind]
+        if len(of_kind) > 1:
+            runs = set.intersection(*(set(each) for each in of_kind))
+            found[f"all methods, {kind}"] = {
+                (*run, method): each[run]
+                for method, each in enumerate(of_kind)
+                for run in sorted(runs, key=str)
+            }
+    return found
 
 
 def _run(record: Mapping[str, Any]) -> Run:

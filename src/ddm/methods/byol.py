@@ -48,7 +48,9 @@ class BYOL(Method):
 
     Grill et al., 2020 (arXiv 2006.07733). An online network predicts, from one view, what a slowly
     following target network projects of the other. The loss is the mean of the two directions, each
-    the negative cosine; the paper's is ``2 + 2`` of it a direction, with the same minimum.
+    the negative cosine; the paper's is ``2 + 2`` of it a direction, four times as large with the
+    same minimum. LARS makes that good for weights; biases and norms, which it does not scale, learn
+    at a quarter of the paper's rate.
 
     Args:
         encoder: gives pooled features, shape (N, feature_dim).

@@ -31,7 +31,8 @@ class DINOSettings:
     Args:
         momentum: of the teacher at the start; rises to 1 along a cosine.
         student_temperature: of the student's softmax.
-        teacher_temperature: of the teacher's softmax after its warm-up from 0.04.
+        teacher_temperature: of the teacher's softmax after its warm-up from 0.04; at the default,
+            that of the authors' code, it does not rise. Their long runs go to 0.07.
         warmup: share of training over which the teacher's temperature rises.
         frozen: share of training over which the last layer stays as it is.
         hidden_dim: width of the head; the paper's is 2048.

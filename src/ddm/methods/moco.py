@@ -82,7 +82,8 @@ class MoCo(Method):
     He et al., 2019 (arXiv 1911.05722) and Chen et al., 2020 (arXiv 2003.04297). A query attracts
     the key of the other view of its image, which a slowly following encoder makes, and is repelled
     by a queue of earlier keys: equation 1 of the former. One direction only: of the two views in
-    ``features`` the second is the key encoder's, without gradient.
+    ``features`` the second is the key encoder's, without gradient. Other than in the authors' code
+    the rate warms up, and biases and norms do not decay.
 
     The authors shuffle keys between GPUs, so that a query and its key do not share the statistics
     of batch norm, by which the positive could be told without looking. Here both come from the

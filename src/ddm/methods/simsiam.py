@@ -37,6 +37,9 @@ class SimSiam(Method):
     no gradient: equation 4, the mean of both directions' negative cosines. As in MoCo, views are
     milder than SimCLR's in their colours (appendix A).
 
+    Other than in the authors' code the rate warms up, biases and norms do not decay, and the
+    predictor's rate falls with the rest (there it can be held, ``--fix-pred-lr``).
+
     Args:
         encoder: gives pooled features, shape (N, feature_dim).
         feature_dim: their width.
