@@ -350,8 +350,22 @@ def test_one_is_told_of_domains_too_many_for_the_batch(tmp_path, dataset, capsys
     domains = dataset.with_domains(many)
     assert told(output=str(tmp_path / "a"))
     assert not told(output=str(tmp_path / "b"), ddm=ModuleConfig(invariance="coral"))
+    assert not told(output=str(tmp_path / "c"), images_per_domain=4)
     domains = dataset
-    assert not told(output=str(tmp_path / "c"))
+    assert not told(output=str(tmp_path / "d"))
+
+
+def test_resumed_where_images_of_a_domain_are_drawn_together(tmp_path, dataset, monkeypatch):
+    settings = config(tmp_path, epochs=2, images_per_domain=4)
+    straight = pretrain(replace(settings, output=str(tmp_path / "straight")), dataset)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(Stop):
+            pretrain(replace(settings, checkpoint_steps=1), dataset)
+    run = resume(tmp_path / "run", dataset)
+    assert run.encoder_file.read_bytes() == straight.encoder_file.read_bytes()
+    other = pretrain(config(tmp_path, epochs=2, output=str(tmp_path / "other")), dataset)
+    assert run.encoder_file.read_bytes() != other.encoder_file.read_bytes()
 
 
 def test_a_table_of_domains_that_is_gone_is_not_waited_for(tmp_path, dataset, monkeypatch):

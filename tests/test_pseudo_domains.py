@@ -366,6 +366,11 @@ def test_found_again_where_a_kill_came_before_the_table(tmp_path: Path, monkeypa
         (dict(rediscover_every=3), "domains discover"),
         (dict(domains="shuffled", num_domains=3), "domains discover"),
         (dict(domains="discover", num_domains=1), "at least 2"),
+        (
+            dict(domains="discover", rediscover_every=1, images_per_domain=4),
+            "images_per_domain=4: not with rediscover_every",
+        ),
+        (dict(images_per_domain=0), "images_per_domain=0 must be at least 1"),
         (dict(domains="shuffled", ddm=ModuleConfig(enabled=False)), "--domains shuffled is for"),
     ],
 )

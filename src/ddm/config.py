@@ -87,6 +87,8 @@ class PretrainConfig:
         ddm: the module.
         epochs: passes over the training images; 0 keeps the first weights, as a baseline.
         batch_size: images in a batch, on each device.
+        images_per_domain: images of one domain that are drawn into a batch together; 1 draws each
+            by itself. For data of many domains, of which a batch would hold an image each.
         optimizer: "lars", "sgd" or "adamw"; the method's own by default.
         learning_rate: at a batch of 256, scaled with it; the method's own by default.
         weight_decay: not for normalisation layers and biases; the method's own by default.
@@ -124,6 +126,7 @@ class PretrainConfig:
     ddm: ModuleConfig = field(default_factory=ModuleConfig)
     epochs: int = 100
     batch_size: int = 256
+    images_per_domain: int = 1
     optimizer: Literal["lars", "sgd", "adamw"] | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
@@ -136,7 +139,14 @@ class PretrainConfig:
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        least = {"epochs": 0, "batch_size": 2, "size": 8, "channels": 1, "devices": 1}
+        least = {
+            "epochs": 0,
+            "batch_size": 2,
+            "images_per_domain": 1,
+            "size": 8,
+            "channels": 1,
+            "devices": 1,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise DdmError(f"{name}={getattr(self, name)} must be at least {low}")
@@ -151,6 +161,11 @@ class PretrainConfig:
         if self.domains != "discover" and (self.num_domains is not None or self.rediscover_every):
             raise DdmError(
                 "num_domains and rediscover_every are for pseudo-domains; give --domains discover"
+            )
+        if self.rediscover_every and self.images_per_domain > 1:
+            raise DdmError(
+                f"images_per_domain={self.images_per_domain}: not with rediscover_every, under "
+                "which domains, and so the order of the images, would change on the way"
             )
         if self.num_domains is not None and self.num_domains < 2:
             raise DdmError(f"num_domains={self.num_domains} must be at least 2")

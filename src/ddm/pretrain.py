@@ -143,7 +143,7 @@ def _tell_domains(domains: DomainTable) -> None:
 
 def _tell_company(config: PretrainConfig, domains: DomainTable) -> None:
     """Of how many images the default term learns nothing, for there are too many domains."""
-    if config.ddm.invariance != "instances":
+    if config.ddm.invariance != "instances" or config.images_per_domain > 1:
         return
     share = domains.counts() / max(1, len(domains))
     others = config.batch_size * config.devices - 1
@@ -152,7 +152,7 @@ def _tell_company(config: PretrainConfig, domains: DomainTable) -> None:
         tell(
             f"in batches of {config.batch_size * config.devices}, {alone:.0%} of the images are "
             "the only ones of their domain, of which --ddm.invariance instances learns nothing: "
-            "raise --batch_size, merge domains, or choose another --ddm.invariance"
+            "give --images_per_domain 8, raise --batch_size, or merge domains"
         )
 
 

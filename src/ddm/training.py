@@ -172,6 +172,8 @@ class Pretraining(pl.LightningModule):
             start=done if done < steps else 0,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
+            domains=self.domains.index[self.images.indices],
+            together=self.config.images_per_domain,
         )
         return batches(self.images, sampler, self.config.batch_size, workers)
 

@@ -42,6 +42,37 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert orders[0] == list(EpochBatches(50, 8, 0, 0))
 
 
+@given(
+    domains=st.lists(st.integers(-1, 6), min_size=8, max_size=80),
+    together=st.integers(1, 9),
+    epoch=st.integers(0, 2),
+)
+def test_samples_of_a_domain_are_drawn_together(domains, together, epoch):
+    index = np.array(domains)
+    one = EpochBatches(len(index), len(index), 0, epoch, domains=index, together=together)
+    (order,) = list(one)
+    assert sorted(order) == list(range(len(index)))
+    if together == 1:
+        assert [order] == list(EpochBatches(len(index), len(index), 0, epoch))
+        return
+    # Each domain lies in as few pieces as its size asks for, of unknown domain each by itself.
+    drawn = index[order]
+    for domain in set(domains) - {-1}:
+        own = drawn == domain
+        pieces = int(own[0]) + int((own[1:] & ~own[:-1]).sum())
+        assert pieces <= -(-int(own.sum()) // together)
+
+
+def test_with_many_domains_few_samples_are_alone():
+    index = np.arange(2400) % 240
+    alone = {}
+    for together in (1, 8):
+        parts = EpochBatches(2400, 240, 0, 0, domains=index, together=together)
+        share = [np.bincount(index[part], minlength=240)[index[part]] == 1 for part in parts]
+        alone[together] = np.mean(share)
+    assert alone[1] > 0.3 and alone[8] < 0.02
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batched", [True, False])
 def test_batches_hold_image_domain_and_stable_index(workers, batched):

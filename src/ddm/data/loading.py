@@ -67,6 +67,10 @@ class EpochBatches(Sampler[list[int]]):
         start: batches to skip, because they were seen before the run was interrupted.
         rank: of this process.
         world_size: number of processes.
+        domains: of each sample, shape (N,), -1 for unknown. Needed for ``together``.
+        together: samples of one domain that are drawn together: where there are many domains, else
+            most samples of a batch would be the only ones of theirs. An epoch still holds each
+            sample once; domains' remainders, and those that the end of a batch parts, are fewer.
 
     Raises:
         ValueError: the data set does not fill one batch.
@@ -81,6 +85,8 @@ class EpochBatches(Sampler[list[int]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        domains: NDArray[np.int64] | None = None,
+        together: int = 1,
     ) -> None:
         if num_samples < batch_size * world_size:
             raise ValueError(
@@ -93,6 +99,8 @@ class EpochBatches(Sampler[list[int]]):
         self.start = start
         self.rank = rank
         self.world_size = world_size
+        self.domains = domains
+        self.together = together
 
     @property
     def sampler(self) -> EpochBatches:
@@ -110,9 +118,31 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.num_samples)[: len(self) * self.batch_size * self.world_size]
+        order = rng.permutation(self.num_samples)
+        if self.domains is not None and self.together > 1:
+            order = _drawn_together(order, self.domains, self.together, rng)
+        order = order[: len(self) * self.batch_size * self.world_size]
         batches = order.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
         yield from batches[self.start :].tolist()
+
+
+def _drawn_together(
+    order: NDArray[np.int64],
+    domains: NDArray[np.int64],
+    together: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The order with samples of a domain side by side, ``together`` of them; groups at random."""
+    of = domains[order]
+    by_domain = np.argsort(of, kind="stable")
+    _, first, counts = np.unique(of[by_domain], return_index=True, return_counts=True)
+    nth = np.empty(len(order), np.int64)
+    nth[by_domain] = np.arange(len(order)) - np.repeat(first, counts)
+    # Those of unknown domain have none in common.
+    nth[of >= 0] //= together
+    _, group = np.unique(np.stack([of, nth]), axis=1, return_inverse=True)
+    place = rng.permutation(group.max() + 1)[group.ravel()]
+    return order[np.argsort(place, kind="stable")]
 
 
 def default_workers(dataset: ImageDataset) -> int:

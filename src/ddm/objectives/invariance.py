@@ -242,7 +242,7 @@ class InstanceInvariance(nn.Module):
     discovery parts from the rest, told apart from few others, would have the say of hundreds.
 
     Each domain needs several samples a batch: with many domains few share one, there is little to
-    tell apart, and the term fades without a word. Sample by domain then, or merge domains. With two
+    tell apart, and the term fades. Sample by domain then, or merge domains. With two
     views, a domain with a single sample in the batch gives zero.
 
     Args:
