@@ -76,6 +76,12 @@ FILES = {
     "moco.pth.tar": moco,
     "solo-learn.ckpt": solo,
     "dino.pth": dino,
+    "own-loop.pth": lambda model: {
+        "backbone": model.state_dict(),
+        "head": nn.Linear(3, 4).state_dict(),
+        "epoch": 1,
+    },
+    "own-encoder.pth": lambda model: {"encoder": under("module.", model), "optimizer": {"lr": 1}},
     "ours.ckpt": lambda model: {
         "state_dict": under("method.target_encoder.model.", fresh(RESNET, 7))
         | under("method.encoder.", model)
@@ -173,11 +179,13 @@ def test_bad_sources(tmp_path):
     with pytest.raises(DdmError, match=r"b\.pth: cannot be read as tensors.*no checkpoint of PyT"):
         adapt(encoder, str(tmp_path / "b.pth"), RESNET)
     torch.save({"epoch": 3}, tmp_path / "c.pth")
-    with pytest.raises(DdmError, match="holds no tensors"):
+    with pytest.raises(DdmError, match=r"holds no tensors .*\(its entries are epoch\); save"):
         adapt(encoder, str(tmp_path / "c.pth"), RESNET)
     torch.save(nn.Linear(3, 4).state_dict(), tmp_path / "d.pth")
     with pytest.raises(DdmError, match=r"d\.pth does not fit encoder 'resnet10t': it has names"):
         adapt(encoder, str(tmp_path / "d.pth"), RESNET)
+    with pytest.raises(DdmError, match="no weights to be filled"):
+        adapt(nn.Flatten(), str(tmp_path / "d.pth"), RESNET)
     spoilt = fresh(RESNET, 1).state_dict()
     spoilt["layer1.0.conv1.weight"][0, 0] = float("nan")
     torch.save(spoilt, tmp_path / "e.pth")

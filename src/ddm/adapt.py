@@ -21,7 +21,10 @@ from ddm.encoders import EncoderSpec, size_arguments
 from ddm.errors import DdmError
 
 #: Where checkpoints keep their tensors. DINO's teacher comes first: its authors evaluate that one.
-_HOLDERS = ("state_dict", "teacher", "student", "model", "module", "model_state_dict", "net")
+_HOLDERS = (
+    "state_dict", "teacher", "student", "model", "module", "model_state_dict", "net", "encoder",
+    "backbone",
+)  # fmt: skip
 #: A momentum copy is taken only where there is nothing else, as in the methods' own evaluations.
 _COPIES = ("momentum", "target", "encoder_k", "key_encoder", "ema", "student")
 
@@ -109,7 +112,9 @@ def adapt(encoder: nn.Module, source: str, spec: EncoderSpec) -> Matched:
 def _require_same_architecture(
     matched: Matched, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spec: EncoderSpec
 ) -> None:
-    first = next(name for name, tensor in own.items() if tensor.ndim > 1)
+    first = next((name for name, tensor in own.items() if tensor.ndim > 1), None)
+    if first is None:
+        raise DdmError("the encoder holds no weights to be filled: give the one that learns")
     stem = first.split(".")[0] + "."
     held = sum(tensor.numel() for name, tensor in own.items() if f"{name}.".startswith(stem))
     if held > 0.1 * sum(tensor.numel() for tensor in own.values()):
@@ -184,7 +189,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     found = _dig(content)
     if not found:
-        raise DdmError(f"--init {path}: holds no tensors under the usual names")
+        keys = [str(key) for key in content] if isinstance(content, Mapping) else []
+        what = f"its entries are {', '.join(keys[:8])}" if keys else f"a {type(content).__name__}"
+        raise DdmError(
+            f"--init {path}: holds no tensors under the usual names ({what}); save the encoder's "
+            "alone, with safetensors.torch.save_file(encoder.state_dict(), 'weights.safetensors')"
+        )
     return found
 
 
