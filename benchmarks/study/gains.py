@@ -216,7 +216,7 @@ def table(records: Records, after: str, before: str, portions: tuple[str, str]) 
 def have_portions(records: Records, kinds: list[str]) -> bool:
     """Whether all runs of these kinds have the module: without it there are no portions."""
     runs = [run for kind in kinds for run in records.get(kind, {}).values()]
-    return all(run["config"]["ddm"]["enabled"] for run in runs)
+    return all(run["config"].get("ddm", {}).get("enabled", False) for run in runs)
 
 
 def on_one_device(records: Records, after: str, before: str) -> Records:
@@ -292,7 +292,7 @@ def leakage(records: Records, kinds: list[str]) -> str:
     ]
     for method, kind, runs in [*alone, *(line for line in whole if line[2])]:
         found = [np.mean([mean_of(figures(r, p, of)[0]) for r in runs]) for p in portions]
-        cells = " | ".join(f"{value:.1f}" for value in found)
+        cells = " | ".join("-" if np.isnan(value) else f"{value:.1f}" for value in found)
         lines.append(f"| {method} | {kind} | {len(runs)} | {cells} |")
     return "### Domain found by a linear probe, %, means over runs\n\n" + "\n".join(lines)
 
