@@ -83,7 +83,9 @@ def test_its_reader_can_what_the_other_can(tmp_path, dataset):
     small = part.resized(16)
     assert small.read(0).shape == (16, 16, 3)
     assert (small.read(0) == folder.resized(16).read(5)).all()
+    assert not hasattr(part.read, "batch")
     # Of images in memory nobody knows a file, nor how to read them at another size.
     part = dataset.only(chosen)
     assert file_states(part.keys, part.read) is None
     assert part.resized(16) is part
+    assert (part.read.batch(np.array([1, 0])) == dataset.read.batch(np.array([0, 5]))).all()

@@ -184,6 +184,12 @@ class _Selected:
     def __call__(self, i: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         return self.read(int(self.samples[i]))
 
+    # What the other lacks is an AttributeError here too, so that `hasattr` tells.
+    @property
+    def batch(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+        batch = self.read.batch  # type: ignore[attr-defined]
+        return lambda indices: batch(self.samples[indices])
+
     @property
     def resized(self) -> Callable[[int], _Selected]:
         resized = self.read.resized  # type: ignore[attr-defined]
