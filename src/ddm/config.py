@@ -14,16 +14,23 @@ from typing import Any, Literal, get_args
 import yaml
 
 from ddm.errors import DdmError
+from ddm.imported import is_import
 
 Splits = Literal["drawn", "official", "A", "B", "C", "D", "E"]
+Variant = Literal["cross_entropy", "prototypes", "none"]
 Invariance = Literal[
     "adversarial", "confusion", "coral", "mmd", "prototypes", "instances", "neighbours", "none"
 ]
+Independence = Literal["cross_correlation", "hsic", "none"]
 
 
 @dataclass(frozen=True)
 class ModuleConfig:
     """The Domain Disentanglement Module.
+
+    An objective of your own is named by where it can be imported from, ``package.module:Name``; it
+    is called with the width of its portion and the number of domains, for independence with
+    nothing, and gives a module (:class:`ddm.module.DomainDisentanglement`).
 
     Args:
         enabled: false trains the plain self-supervised method.
@@ -39,13 +46,23 @@ class ModuleConfig:
 
     enabled: bool = True
     variant_dim: int | None = None
-    variant: Literal["cross_entropy", "prototypes", "none"] = "cross_entropy"
-    invariance: Invariance = "instances"
-    independence: Literal["cross_correlation", "hsic", "none"] = "cross_correlation"
+    variant: Variant | str = "cross_entropy"
+    invariance: Invariance | str = "instances"
+    independence: Independence | str = "cross_correlation"
     variant_weight: float = 1.0
     invariance_weight: float = 1.0
     independence_weight: float = 1.0
     ssl_sees: Literal["all", "invariant"] = "all"
+
+    def __post_init__(self) -> None:
+        roles = {"variant": Variant, "invariance": Invariance, "independence": Independence}
+        for role, known in roles.items():
+            name = getattr(self, role)
+            if name not in get_args(known) and not is_import(name):
+                raise DdmError(
+                    f"ddm.{role}={name!r} is unknown; choose one of {', '.join(get_args(known))}, "
+                    "or give package.module:Name of your own"
+                )
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,8 @@ class PretrainConfig:
             portion of the features; 0 keeps the first ones.
         size: side of the views, in pixels.
         channels: channels of the images.
-        method: self-supervised method.
+        method: self-supervised method, of those that `ddm methods` lists, or package.module:Name of
+            your own (a subclass of ddm.methods.Method).
         method_args: settings of the method, such as temperature or queue_size; `ddm methods` lists
             them with their defaults.
         shared_style: area of the amplitude spectrum, drawn up to this share, that all images of a

@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from sklearn.metrics import adjusted_mutual_info_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ddm.adapt import Matched, adapt
@@ -32,6 +32,7 @@ from ddm.distributed import gather_rows, synchronize_batch_norm
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.encoders import EncoderSpec, build_encoder, measure_features
 from ddm.errors import DdmError
+from ddm.imported import imported, is_import
 from ddm.messages import tell
 from ddm.methods import find_method
 from ddm.module import DomainDisentanglement, check_variant_dim, gradient_ratio
@@ -114,14 +115,17 @@ class Pretraining(pl.LightningModule):
         self.variant_dim = variant_dim
         self.module: DomainDisentanglement | None = None
         if module.enabled:
+            num_domains = self.domains.num_domains
             with seeded(config.seed, 1):
                 self.module = DomainDisentanglement(
                     feature_dim,
-                    self.domains.num_domains,
+                    num_domains,
                     variant_dim,
-                    variant=_or_none(module.variant),
-                    invariance=_or_none(module.invariance),
-                    independence=_or_none(module.independence),
+                    variant=_objective("variant", module.variant, variant_dim, num_domains),
+                    invariance=_objective(
+                        "invariance", module.invariance, feature_dim - variant_dim, num_domains
+                    ),
+                    independence=_objective("independence", module.independence),
                     variant_weight=module.variant_weight,
                     invariance_weight=module.invariance_weight,
                     independence_weight=module.independence_weight,
@@ -353,8 +357,14 @@ def method_settings(config: PretrainConfig) -> Any:
         raise DdmError(f"--method_args: {error}") from None
 
 
-def _or_none(objective: str) -> str | None:
-    return None if objective == "none" else objective
+def _objective(role: str, name: str, *settings: int) -> str | nn.Module | None:
+    """What the module takes: a name, None, or one's own objective, made."""
+    if not is_import(name):
+        return None if name == "none" else name
+    made = imported(f"--ddm.{role}", name)(*settings)
+    if not isinstance(made, nn.Module):
+        raise DdmError(f"--ddm.{role} {name} gives a {type(made).__name__}, no torch.nn.Module")
+    return made
 
 
 class seeded:

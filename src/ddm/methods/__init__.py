@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from ddm.errors import DdmError
+from ddm.imported import imported, is_import
 from ddm.methods.barlow_twins import BarlowTwins
 from ddm.methods.base import Method, MethodOutput
 from ddm.methods.byol import BYOL
@@ -24,11 +25,16 @@ METHODS: dict[str, type[Method]] = {
 
 
 def find_method(name: str) -> type[Method]:
-    """The method of that name.
+    """The method of that name, or the one that lies where ``package.module:Name`` says.
 
     Raises:
-        DdmError: there is none; the nearest name is offered.
+        DdmError: there is none (the nearest name is offered), or it is no :class:`Method`.
     """
+    if is_import(name):
+        found = imported("--method", name)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise DdmError(f"--method {name} is no subclass of ddm.methods.Method")
+        return found
     if name not in METHODS:
         near = difflib.get_close_matches(name.lower(), METHODS, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(METHODS)}"
