@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -381,3 +382,15 @@ def test_changes_are_damped() -> None:
     # The third moved; the fifth, an outlier now, stays; the sixth is not sure enough.
     assert after.index.tolist() == [0, 0, 1, 1, 1, -1, 0]
     np.testing.assert_allclose(after.confidence, [0.9, 0.9, 0.9, 0.9, 1, 0, 0.95], atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [[[1.0, 2.0]] * 40, torch.rand(40, 2, requires_grad=True)])
+def test_features_that_are_no_array(features):
+    with pytest.raises(DdmError, match=r"features are a \w+: give a NumPy array"):
+        discover_domains(features)
+
+
+@pytest.mark.parametrize("number", [2.5, [2, 4], (2, 3.5)])
+def test_numbers_that_are_none(number):
+    with pytest.raises(DdmError, match="give a number from 2 on"):
+        discover_domains(np.random.default_rng(0).random((40, 3)), number)

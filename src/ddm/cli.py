@@ -16,6 +16,7 @@ from ddm import __version__
 from ddm.config import FinetuneConfig, PretrainConfig
 from ddm.errors import DdmError
 
+#: How many unreadable images `ddm embed` names.
 UNREADABLE_TOLD = 5
 
 
@@ -192,8 +193,8 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("data", data, help="check images")
     of_data = data.add_subcommands(required=True, dest="what")
     check = Parser(
-        description="What a folder is, how many images it holds, what is missing, unreadable, "
-        "duplicated or stray. Exit status 1 where a reader would refuse it."
+        description="What a folder or manifest is, how many images it holds, what is missing, "
+        "unreadable, duplicated or stray. Exit status 1 where a reader would refuse it."
     )
     check.add_argument("root", help="folder of images, or manifest (.csv, .parquet)")
     check.add_argument("--json", action="store_true", help="all of it, for machines")

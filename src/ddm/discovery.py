@@ -153,15 +153,12 @@ def discover_domains(
         >>> found = discover_domains(style_features(dataset))
         >>> found.num_domains, found.domains[:3], found.confidence[:3]
     """
-    if not isinstance(features, StyleFeatures):
-        if not isinstance(features, np.ndarray):
-            raise DdmError(
-                f"features are a {type(features).__name__}: give a NumPy array of shape (N, D), "
-                "of a tensor x.detach().cpu().numpy()"
-            )
-        whole = features
-    else:
-        whole = features.whole
+    whole = features.whole if isinstance(features, StyleFeatures) else features
+    if not isinstance(whole, np.ndarray):
+        raise DdmError(
+            f"features are a {type(whole).__name__}: give a NumPy array of shape (N, D), of a "
+            "tensor x.detach().cpu().numpy()"
+        )
     check_settings(num_domains, seed)
     numbers, open_ended = _numbers(num_domains)
     if previous is not None and previous.shape != (len(whole),):

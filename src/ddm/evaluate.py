@@ -24,7 +24,13 @@ from ddm.export import load_encoder
 from ddm.files import atomic
 from ddm.messages import tell
 from ddm.probe import Row
-from ddm.protocols import SeenUnseen, WildsSplits, standardize_domains, trained_domains
+from ddm.protocols import (
+    SeenUnseen,
+    WildsSplits,
+    portions_of,
+    standardize_domains,
+    trained_domains,
+)
 from ddm.run_folder import RunFolder
 from ddm.whitening import Whitening
 
@@ -63,11 +69,7 @@ def evaluate(
     )
     unseen = untrained_domains(config, dataset)
     protocol = SeenUnseen(dataset, unseen, seed)
-    portions = {
-        "all": np.asarray(features),
-        "invariant": np.ascontiguousarray(features[:, variant_dim:]),
-        "variant": np.ascontiguousarray(features[:, :variant_dim]),
-    }
+    portions = portions_of(features, variant_dim)
     # WILDS' splits say themselves what is seen, unless domains were held out by hand.
     wilds = WildsSplits.fits(dataset) and not config.held_out
     if not wilds:

@@ -13,7 +13,7 @@ from ddm.domains import DomainTable, index_names
 from ddm.errors import DdmError
 from ddm.module import check_variant_dim
 from ddm.probe import Floats, Row
-from ddm.protocols import SeenUnseen, standardize_domains
+from ddm.protocols import SeenUnseen, portions_of, standardize_domains
 from ddm.whitening import Whitening
 
 Names = Sequence[str | None]
@@ -99,8 +99,7 @@ def measure(
     portions = {"all": features}
     if variant_dim is not None:
         check_variant_dim(variant_dim, features.shape[1])
-        portions["invariant"] = np.ascontiguousarray(features[:, variant_dim:])
-        portions["variant"] = np.ascontiguousarray(features[:, :variant_dim])
+        portions = portions_of(features, variant_dim)
     standardized = standardize_domains(features, dataset)
     if standardized is not None:
         portions["standardized"] = standardized

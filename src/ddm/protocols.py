@@ -72,6 +72,15 @@ class Answers:
     unskilled: Mapping[str, int] = field(default_factory=dict)
 
 
+def portions_of(features: Floats, variant_dim: int) -> dict[str, Floats]:
+    """All features, shape (N, D), and the two portions that they are split into, by name."""
+    return {
+        "all": np.asarray(features),
+        "invariant": np.ascontiguousarray(features[:, variant_dim:]),
+        "variant": np.ascontiguousarray(features[:, :variant_dim]),
+    }
+
+
 def standardize_domains(features: Floats, dataset: ImageDataset) -> Floats | None:
     """All features, each domain brought to mean 0 and deviation 1 by its own training images.
 

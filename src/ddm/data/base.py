@@ -155,7 +155,7 @@ class ImageDataset:
         Args:
             samples: which ones, in which order, shape (M,).
         """
-        domains, names = names_of_only(self.domains.index, self.domains.names, samples)
+        domains, names = _names_of_only(self.domains.index, self.domains.names, samples)
         official, instances = self.official_splits, self.instances
         return replace(
             self,
@@ -165,7 +165,7 @@ class ImageDataset:
             splits=self.splits[samples],
             groups=self.groups[samples],
             labels={
-                name: Labels(*names_of_only(labels.index, labels.names, samples))
+                name: Labels(*_names_of_only(labels.index, labels.names, samples))
                 for name, labels in self.labels.items()
             },
             instances=None if instances is None else instances[samples],
@@ -201,7 +201,7 @@ class _Selected:
         return lambda i: path_of(int(self.samples[i]))
 
 
-def names_of_only(
+def _names_of_only(
     index: NDArray[np.int64], names: Sequence[str], samples: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the names of some samples anew, without the names that only other samples have.
