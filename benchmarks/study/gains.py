@@ -19,6 +19,10 @@ there are fewer.
 `--reference VARIANT` sets all methods against one: the kind `reference` is that variant's runs, the
 same for each method.
 
+`--chosen KIND ...` makes of several kinds one, `chosen`: of each method, held-out domain and seed
+the run whose probe is best on validation images of the seen domains (`linear_validation`; neither
+test images nor anything of the held-out domain). Which that was stands in a table.
+
 Writes `gains.md` and `gains.png` to that folder; the plot is of the first comparison. With
 `--by` runs are parted by how many domains they left out, or by their epochs.
 
@@ -152,6 +156,54 @@ def for_all_methods(records: Records, variant: str) -> dict[Pair, dict]:
         for other in methods
         if pair[0] == method
     }
+
+
+def best_validated(records: Records, kinds: list[str]) -> dict[Pair, dict]:
+    """Of each pair's runs of these kinds the one that is best on validation images.
+
+    Pairs that lack a kind which others of their method have are left out: there the choice would be
+    of fewer. Of equals the first kind's.
+
+    Raises:
+        SystemExit: a run has no such figure.
+    """
+    runs = {pair for kind in kinds for pair in records.get(kind, {})}
+    found = {}
+    for method in {pair[0] for pair in runs}:
+        tried = [k for k in kinds if any(pair[0] == method for pair in records.get(k, {}))]
+        for pair in (pair for pair in runs if pair[0] == method):
+            candidates = [records[kind][pair] for kind in tried if pair in records[kind]]
+            if len(candidates) == len(tried):
+                found[pair] = max(candidates, key=validation)
+    return found
+
+
+def validation(record: dict) -> float:
+    """The probe's accuracy on validation images of seen domains, mean over these, in %."""
+    labels = [row["label"] for row in record["rows"] if row["measure"] == "linear_validation"]
+    if not labels:
+        raise SystemExit(f"{record['variant']} has no linear_validation: it is of an older ddm")
+    label = "group" if "group" in labels else labels[0]
+    (figure,) = figures(record, "all", (("", "linear_validation", label, "seen", "seen"),))
+    return mean_of(figure)
+
+
+def choices(chosen: dict[Pair, dict]) -> str:
+    """Which kind was chosen, for each method and held-out domain; one for each seed."""
+    held_out = list(dict.fromkeys(pair[1] for pair in sorted(chosen)))
+    lines = [f"| method | {' | '.join('+'.join(h) for h in held_out)} |"]
+    lines.append("|---" * (1 + len(held_out)) + "|")
+    for method in dict.fromkeys(pair[0] for pair in sorted(chosen)):
+        cells = [
+            ", ".join(
+                record["variant"].rsplit("-", 1)[1]
+                for pair, record in sorted(chosen.items(), key=lambda item: item[0])
+                if pair[:2] == (method, h)
+            )
+            for h in held_out
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "### Chosen by validation images of seen domains\n\n" + "\n".join(lines)
 
 
 def over_domains(gaps: list[list[Figure]], pairs: list[Pair]) -> tuple[Floats, Floats]:
@@ -397,6 +449,9 @@ def main() -> None:
         "--published", type=Path, help="folder whose plain runs are the kind `published`"
     )
     parser.add_argument("--reference", help="variant whose runs are the kind `reference`")
+    parser.add_argument(
+        "--chosen", nargs="*", default=[], help="kinds the best validated of which is `chosen`"
+    )
     parser.add_argument("--by", choices=PARTED_BY, help="number of held-out domains, or epochs")
     options = parser.parse_args()
     records = read([options.folder, *options.beside])
@@ -404,10 +459,12 @@ def main() -> None:
         records["published"] = as_published(options.published, records)
     if options.reference:
         records["reference"] = for_all_methods(records, options.reference)
+    if options.chosen:
+        records["chosen"] = best_validated(records, options.chosen)
     kinds = list(dict.fromkeys("-".join(options.kinds).split("-")))
     own = [kind for kind in kinds if kind != "reference"]
     parts = parted(records, kinds, options.by) if options.by else {0: records}
-    blocks = []
+    blocks = [choices(records["chosen"])] if options.chosen else []
     for after, before in (pair.split("-") for pair in options.kinds):
         for portions, (number, part) in product(PORTIONS, parts.items()):
             if portions == ("invariant", "invariant") and not have_portions(part, [after, before]):

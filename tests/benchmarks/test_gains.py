@@ -188,3 +188,42 @@ def test_of_runs_in_several_folders_those_of_the_first_count(folder: Path, tmp_p
     first, beside = gains.read([folder, other])["instances"], gains.read([other])["instances"]
     assert first[pair] == gains.read([folder])["instances"][pair] != beside[pair]
     assert ("byol", ("a",), 7, 10) in first
+
+
+def validated(record: dict, *values: float) -> None:
+    """Adds what a probe of groups reaches on validation images of two seen domains."""
+    row = {"measure": "linear_validation", "portion": "all", "trained_on": "seen", "side": "seen"}
+    record["rows"] += [
+        {**row, "label": label, "domain": domain, "value": value}
+        for domain, value in zip("xy", values, strict=True)
+        for label, value in (("group", value), ("subgroup", 1 - value))
+    ]
+
+
+def test_what_is_best_on_validation_images_is_chosen(folder: Path) -> None:
+    for kind, value in (("plain4", 0.9), ("plain12", 0.2)):
+        for held_out in DOMAINS:
+            write(folder, "byol", kind, held_out, 1, value)
+    (folder / "byol-plain12_c_1.json").unlink()
+    records = gains.read([folder])
+    # What a run reaches in the tables has no say.
+    best = {"a": "plain", "b": "plain12"}
+    for kind in ("plain", "plain4", "plain12"):
+        for pair, record in records[kind].items():
+            is_best = best.get(pair[1][0], "plain4") == kind
+            validated(record, *((0.1, 0.9) if is_best else (0.5, 0.4)))
+    found = gains.best_validated(records, ["plain4", "plain", "plain12"])
+    # Simclr was tried with one kind; byol with three, of which c and the second seed have not all.
+    assert {pair: run["variant"] for pair, run in found.items() if pair[0] == "byol"} == {
+        ("byol", ("a",), 1, 10): "byol-plain", ("byol", ("b",), 1, 10): "byol-plain12",
+    }  # fmt: skip
+    assert {run["variant"] for p, run in found.items() if p[0] == "simclr"} == {"simclr-plain"}
+    assert gains.choices(found).splitlines()[2:] == [
+        "| method | a | b | c |",
+        "|---|---|---|---|",
+        "| byol | plain | plain12 |  |",
+        "| simclr | plain, plain | plain, plain | plain, plain |",
+    ]
+    records["plain"]["byol", ("a",), 1, 10]["rows"].clear()
+    with pytest.raises(SystemExit, match="byol-plain has no linear_validation"):
+        gains.best_validated(records, ["plain4", "plain", "plain12"])
