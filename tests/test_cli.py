@@ -139,7 +139,11 @@ def test_the_command_line_overrides_the_file_wherever_it_is_named(
     assert (printed["images"], printed["epochs"], printed["seed"]) == ("from_words", 7, 5)
 
 
-def test_methods_and_encoders_are_listed(capsys):
+def test_methods_objectives_and_encoders_are_listed(capsys):
+    assert main(["objectives"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--ddm.invariance coral Mean and covariance of the domains agree" in said
+    assert "--ddm.invariance_args: memory=4096, mutual=3, temperature=0.1" in said
     assert main(["methods"]) == 0
     said = capsys.readouterr().out
     assert "barlow_twins" in said and "--optimizer sgd --learning_rate 0.03, the paper's" in said
@@ -148,7 +152,7 @@ def test_methods_and_encoders_are_listed(capsys):
     assert "no encoder matches 'nope'" in refused(capsys, "encoders", "nope")
 
 
-@pytest.mark.parametrize("what", ["encoders", "methods"])
+@pytest.mark.parametrize("what", ["encoders", "methods", "objectives"])
 def test_a_reader_that_has_seen_enough_is_no_error(what):
     command = [sys.executable, "-m", "ddm", what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

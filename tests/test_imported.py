@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from ddm.cli import main
-from ddm.config import ModuleConfig
+from ddm.config import ModuleConfig, PretrainConfig
 from ddm.errors import DdmError
 from ddm.export import load_encoder
 from ddm.pretrain import pretrain
+from ddm.training import objective
 from synthetic import make_dataset, write_folder
 from test_pretrain import config
 
@@ -29,10 +30,10 @@ class Louder(SimSiam):
 class Small(nn.Module):
     """Pulls the portion towards zero, which its standardisation keeps it from."""
 
-    def __init__(self, width, num_domains):
+    def __init__(self, width, num_domains, start=3):
         super().__init__()
         self.asked = width, num_domains
-        self.scale = nn.Parameter(3 * __import__("torch").ones(()))
+        self.scale = nn.Parameter(start * __import__("torch").ones(()))
 
     def forward(self, portion, batch):
         return self.scale.square() + 0 * portion.sum()
@@ -81,7 +82,11 @@ def test_from_the_command_line(tmp_path, mine, capsys):
     images = write_folder(tmp_path / "images", each=3)
     words = ["pretrain", str(images), "-o", str(tmp_path / "run"), "--epochs", "0", "--size", "32"]
     words += ["--batch_size", "8"]
-    assert main([*words, "--method", f"{mine}:Louder", "--ddm.invariance", f"{mine}:Small"]) == 0
+    own = ["--method", f"{mine}:Louder", "--ddm.invariance", f"{mine}:Small"]
+    assert main([*words, *own, "--ddm.invariance_args.start", "2"]) == 0
+    kept = PretrainConfig.load(tmp_path / "run" / "config.yaml")
+    assert kept.ddm.invariance_args == {"start": 2}
+    assert objective(kept.ddm, "invariance", 4, 3).scale == 2
     words[3] = str(tmp_path / "other")
     assert main([*words, "--ddm.invariance", "corall"]) == 2
     said = capsys.readouterr().err
@@ -97,6 +102,10 @@ def test_from_the_command_line(tmp_path, mine, capsys):
         (dict(method="{}:Small"), "is no subclass of ddm.methods.Method"),
         (dict(ddm=dict(variant="{}:X")), "--ddm.variant {}:X: module"),
         (dict(ddm=dict(invariance="{}:nothing")), "gives a NoneType, no torch.nn.Module"),
+        (
+            dict(ddm=dict(invariance="{}:Small", invariance_args={"begin": 2})),
+            r"--ddm.invariance {}:Small: .*unexpected keyword argument 'begin'",
+        ),
         (dict(method=":"), "--method :: Empty module name"),
     ],
 )
@@ -105,7 +114,9 @@ def test_what_is_refused(tmp_path, mine, changes, message):
         return (
             value.format(mine)
             if isinstance(value, str)
-            else ModuleConfig(**{k: filled(v) for k, v in value.items()})
+            else ModuleConfig(
+                **{k: v if isinstance(v, dict) else filled(v) for k, v in value.items()}
+            )
         )
 
     settings = config(tmp_path, **{k: filled(v) for k, v in changes.items()})

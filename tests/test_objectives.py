@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ddm.objectives import (
+    INVARIANCE,
+    VARIANT,
     AdversarialInvariance,
     ConfusionInvariance,
     CORALInvariance,
@@ -31,7 +33,9 @@ from ddm.objectives import (
     NeighbourInvariance,
     PrototypeInvariance,
     PrototypeVariant,
+    build,
     reverse_gradient,
+    settings_of,
     standardize,
 )
 
@@ -889,3 +893,38 @@ def test_unknown_domains_have_no_neighbours() -> None:
     term = full_memory()
     rows = nn.functional.normalize(torch.randn(8, DIM), dim=1)
     assert (term.neighbours(rows, torch.full((8,), -1))[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("instances", dict(temperature=0.0), "temperature=0.0 must be a finite number above 0"),
+        ("instances", dict(temperature=float("nan")), "temperature=nan must be"),
+        ("neighbours", dict(memory=0), "memory=0 must be a whole number, 1 at least"),
+        ("neighbours", dict(mutual=1.5), "mutual=1.5 must be a whole number"),
+        ("neighbours", dict(temperature=-1), "temperature=-1 must be"),
+        ("prototypes", dict(epsilon=float("inf")), "epsilon=inf must be a finite"),
+        ("prototypes", dict(num_prototypes=0), "num_prototypes=0 must be a whole"),
+        ("prototypes", dict(iterations=0), "iterations=0 must be a whole"),
+        ("adversarial", dict(hidden_dim=0), "hidden_dim=0 must be a whole"),
+        ("confusion", dict(hidden_dim=0), "hidden_dim=0 must be a whole"),
+        ("mmd", dict(scales=()), "must hold one number at least"),
+        ("mmd", dict(scales=(1.0, 0.0)), "scales=0.0 must be a finite number above 0"),
+    ],
+)
+def test_settings_that_would_give_no_number(kind: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(INVARIANCE[kind], 8, 3, **settings)
+
+
+@pytest.mark.parametrize("settings", [dict(temperature=0), dict(momentum=1.0), dict(momentum=-0.1)])
+def test_settings_of_momentum_prototypes(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        build(VARIANT["prototypes"], 8, 3, **settings)
+
+
+def test_settings_and_their_defaults() -> None:
+    assert settings_of(INVARIANCE["neighbours"]) == dict(memory=4096, mutual=3, temperature=0.1)
+    assert settings_of(INVARIANCE["coral"]) == settings_of(INVARIANCE["mmd"]) == {}
+    made = build(INVARIANCE["neighbours"], 8, 3, memory=16)
+    assert made.entries.shape == (16, 8) and made.mutual == 3

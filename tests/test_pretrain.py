@@ -254,6 +254,26 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(method="dino", method_args={"local_views": -1}), "local_views=-1 must lie"),
         (dict(method_args=["temperature"]), "must map names to numbers"),
         (
+            dict(ddm=ModuleConfig(invariance_args={"temprature": 0.1})),
+            "--ddm.invariance_args: instances has no setting 'temprature'; did you mean temp",
+        ),
+        (
+            dict(ddm=ModuleConfig(invariance_args={"temperature": 0})),
+            "--ddm.invariance_args: temperature=0 must be a finite number above 0",
+        ),
+        (
+            dict(ddm=ModuleConfig(invariance="neighbours", invariance_args={"memory": 0.5})),
+            "--ddm.invariance_args.memory=0.5 must be of type int",
+        ),
+        (
+            dict(ddm=ModuleConfig(variant_args={"momentum": 0.5})),
+            "--ddm.variant_args: cross_entropy has no setting 'momentum'; it has none at all",
+        ),
+        (
+            dict(ddm=ModuleConfig(independence="none", independence_args={"x": 1})),
+            "--ddm.independence_args: none has no setting 'x'; it has none at all",
+        ),
+        (
             dict(method="dino", optimizer="sgd", learning_rate=0.1),
             "a schedule of the weight decay .* give --weight_decay too",
         ),

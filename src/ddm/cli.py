@@ -203,6 +203,9 @@ def build_parser() -> ArgumentParser:
     methods = Parser(description="The self-supervised methods.")
     commands.add_subcommand("methods", methods, help="list the self-supervised methods")
 
+    objectives = Parser(description="The objectives of the module, by role.")
+    commands.add_subcommand("objectives", objectives, help="list the module's objectives")
+
     encoders = Parser(description="The encoders: the small one, and those of timm.")
     encoders.add_argument("pattern", nargs="?", default="*", help='such as "resnet*"')
     commands.add_subcommand("encoders", encoders, help="list the encoders")
@@ -383,6 +386,18 @@ def _methods(options: Namespace) -> None:
         print(f"{'':14}--optimizer {own.name} --learning_rate {own.learning_rate:g}, the paper's")
 
 
+def _objectives(options: Namespace) -> None:
+    from ddm.objectives import OBJECTIVES, settings_of
+
+    for role, kinds in OBJECTIVES.items():
+        for name, kind in kinds.items():
+            option = f"--ddm.{role} {name}"
+            print(f"{option:38}{(kind.__doc__ or '').splitlines()[0]}")
+            settings = ", ".join(f"{k}={v}" for k, v in settings_of(kind).items())
+            if settings:
+                print(f"{'':38}--ddm.{role}_args: {settings}")
+
+
 def _encoders(options: Namespace) -> None:
     from ddm.encoders import list_encoders
 
@@ -408,6 +423,7 @@ COMMANDS: dict[str, Any] = {
     "bench": _bench,
     "data": _data,
     "methods": _methods,
+    "objectives": _objectives,
     "encoders": _encoders,
     "demo": _demo,
 }

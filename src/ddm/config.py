@@ -30,7 +30,8 @@ class ModuleConfig:
 
     An objective of your own is named by where it can be imported from, ``package.module:Name``; it
     is called with the width of its portion and the number of domains, for independence with
-    nothing, and gives a module (:class:`ddm.module.DomainDisentanglement`).
+    nothing, and with its settings by name, and gives a module
+    (:class:`ddm.module.DomainDisentanglement`).
 
     Args:
         enabled: false trains the plain self-supervised method.
@@ -38,6 +39,10 @@ class ModuleConfig:
         variant: objective that makes the variant portion tell the domain.
         invariance: objective that takes the domain out of the invariant portion.
         independence: objective that keeps the two portions apart.
+        variant_args: settings of the variant objective, such as temperature; `ddm objectives` lists
+            them with their defaults.
+        invariance_args: settings of the invariance objective.
+        independence_args: settings of the independence objective.
         variant_weight: weight of the variant objective.
         invariance_weight: weight of the invariance objective.
         independence_weight: weight of the independence objective.
@@ -49,6 +54,9 @@ class ModuleConfig:
     variant: Variant | str = "cross_entropy"
     invariance: Invariance | str = "instances"
     independence: Independence | str = "cross_correlation"
+    variant_args: dict[str, int | float] = field(default_factory=dict)
+    invariance_args: dict[str, int | float] = field(default_factory=dict)
+    independence_args: dict[str, int | float] = field(default_factory=dict)
     variant_weight: float = 1.0
     invariance_weight: float = 1.0
     independence_weight: float = 1.0

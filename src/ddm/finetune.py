@@ -36,7 +36,7 @@ from ddm.errors import DdmError
 from ddm.evaluate import describe, environment
 from ddm.export import load_encoder
 from ddm.files import atomic
-from ddm.objectives import INVARIANCE, DomainBatch
+from ddm.objectives import INVARIANCE, DomainBatch, build
 from ddm.probe import LinearProbe, Row, largest_class, summarize
 from ddm.protocols import trained_domains
 from ddm.run_folder import RunFolder
@@ -129,7 +129,8 @@ class Finetuner:
         domain_number[present] = np.arange(len(present))
         objective = None
         if config.invariance != "none":
-            objective = INVARIANCE[config.invariance](self.feature_dim, len(present)).to(device)
+            kind = INVARIANCE[config.invariance]
+            objective = build(kind, self.feature_dim, len(present)).to(device)
         modules = [model] if objective is None else [model, objective]
         optimizer = torch.optim.AdamW(
             [p for m in modules for p in m.parameters()], rate, weight_decay=config.weight_decay

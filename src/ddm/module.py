@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch, standardize
+from ddm.objectives import INDEPENDENCE, INVARIANCE, VARIANT, DomainBatch, build, standardize
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,9 @@ class DomainDisentanglement(nn.Module):
         self.invariance = _objective(
             INVARIANCE, "invariance", invariance, invariant_dim, num_domains
         )
-        self.independence = _objective(INDEPENDENCE, "independence", independence)
+        self.independence = _objective(
+            INDEPENDENCE, "independence", independence, feature_dim, num_domains
+        )
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The variant and the invariant portion.
@@ -311,10 +313,11 @@ def _require_tensor(name: str, value: Any) -> None:
 
 
 def _objective(
-    table: Mapping[str, Callable[..., nn.Module]],
+    table: Mapping[str, type[nn.Module]],
     role: str,
     chosen: str | nn.Module | None,
-    *settings: int,
+    dim: int,
+    num_domains: int,
 ) -> nn.Module | None:
     if chosen is None or isinstance(chosen, nn.Module):
         return chosen
@@ -323,4 +326,4 @@ def _objective(
             f"{role}={chosen!r} is unknown; choose one of {', '.join(table)}, None, or give a "
             "torch.nn.Module"
         )
-    return table[chosen](*settings)
+    return build(table[chosen], dim, num_domains)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ddm.adapt import Matched, adapt
 from ddm.collapse import collapse_warning, effective_rank, relative_deviation
-from ddm.config import PretrainConfig
+from ddm.config import ModuleConfig, PretrainConfig
 from ddm.data.base import ImageDataset
 from ddm.data.loading import (
     KEPT,
@@ -36,6 +37,7 @@ from ddm.imported import imported, is_import
 from ddm.messages import tell
 from ddm.methods import find_method
 from ddm.module import DomainDisentanglement, check_variant_dim, gradient_ratio
+from ddm.objectives import OBJECTIVES, build, settings_of
 from ddm.optimizers import (
     OptimizerSettings,
     clip_gradients,
@@ -121,11 +123,11 @@ class Pretraining(pl.LightningModule):
                     feature_dim,
                     num_domains,
                     variant_dim,
-                    variant=_objective("variant", module.variant, variant_dim, num_domains),
-                    invariance=_objective(
-                        "invariance", module.invariance, feature_dim - variant_dim, num_domains
+                    variant=objective(module, "variant", variant_dim, num_domains),
+                    invariance=objective(
+                        module, "invariance", feature_dim - variant_dim, num_domains
                     ),
-                    independence=_objective("independence", module.independence),
+                    independence=objective(module, "independence"),
                     variant_weight=module.variant_weight,
                     invariance_weight=module.invariance_weight,
                     independence_weight=module.independence_weight,
@@ -339,32 +341,67 @@ def method_settings(config: PretrainConfig) -> Any:
         DdmError: the method has no such setting, or it is of another type; the nearest is offered.
     """
     kind = find_method(config.method).settings_type
-    known = {f.name: f for f in fields(kind)}
-    if not isinstance(config.method_args, dict):
-        raise DdmError(f"method_args={config.method_args!r} must map names to numbers")
-    for name, value in config.method_args.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}"
-            raise DdmError(f"--method_args: {config.method} has no setting {name!r}; {hint}")
-        wanted = type(known[name].default)
-        fits = isinstance(value, int) or (wanted is float and isinstance(value, float))
-        if isinstance(value, bool) or not fits:
-            raise DdmError(f"--method_args.{name}={value!r} must be of type {wanted.__name__}")
+    known = {f.name: f.default for f in fields(kind)}
+    _check_settings("--method_args", config.method, config.method_args, known)
     try:
         return kind(**config.method_args)
     except ValueError as error:
         raise DdmError(f"--method_args: {error}") from None
 
 
-def _objective(role: str, name: str, *settings: int) -> str | nn.Module | None:
-    """What the module takes: a name, None, or one's own objective, made."""
-    if not is_import(name):
-        return None if name == "none" else name
-    made = imported(f"--ddm.{role}", name)(*settings)
-    if not isinstance(made, nn.Module):
-        raise DdmError(f"--ddm.{role} {name} gives a {type(made).__name__}, no torch.nn.Module")
-    return made
+def objective(module: ModuleConfig, role: str, *shape: int) -> nn.Module | None:
+    """The objective of a role, with its settings.
+
+    Args:
+        module: names it and gives its settings.
+        role: "variant", "invariance" or "independence".
+        shape: width of its portion and number of domains; nothing for independence.
+
+    Raises:
+        DdmError: it has no such setting, or of another type or out of range; one's own is no module
+            or does not take what it is given.
+    """
+    name, given = getattr(module, role), getattr(module, f"{role}_args")
+    option = f"--ddm.{role}_args"
+    if is_import(name):
+        make = imported(f"--ddm.{role}", name)
+        try:
+            made = make(*shape, **given)
+        except TypeError as error:
+            raise DdmError(f"--ddm.{role} {name}: {error}; see docs/plug-in.md") from error
+        if not isinstance(made, nn.Module):
+            raise DdmError(f"--ddm.{role} {name} gives a {type(made).__name__}, no torch.nn.Module")
+        return made
+    kind = None if name == "none" else OBJECTIVES[role][name]
+    _check_settings(option, name, given, {} if kind is None else settings_of(kind))
+    if kind is None:
+        return None
+    try:
+        return build(kind, *(shape or (0, 0)), **given)
+    except ValueError as error:
+        raise DdmError(f"{option}: {error}") from None
+
+
+def _check_settings(option: str, of: str, given: Any, known: Mapping[str, Any]) -> None:
+    """Hold settings to those that there are, and to the types of their defaults.
+
+    Raises:
+        DdmError: there is no such setting, or it is of another type; the nearest is offered.
+    """
+    if not isinstance(given, dict):
+        raise DdmError(f"{option.lstrip('-')}={given!r} must map names to numbers")
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}"
+            raise DdmError(
+                f"{option}: {of} has no setting {name!r}; "
+                + (hint if known else "it has none at all")
+            )
+        wanted = type(known[name])
+        fits = isinstance(value, int) or (wanted is float and isinstance(value, float))
+        if isinstance(value, bool) or not fits:
+            raise DdmError(f"{option}.{name}={value!r} must be of type {wanted.__name__}")
 
 
 class seeded:

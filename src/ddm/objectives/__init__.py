@@ -13,7 +13,7 @@ each class names the work that its term comes from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from inspect import signature
 
 from torch import nn
 
@@ -34,6 +34,7 @@ from ddm.objectives.variant import CrossEntropyVariant, PrototypeVariant
 __all__ = [
     "INDEPENDENCE",
     "INVARIANCE",
+    "OBJECTIVES",
     "VARIANT",
     "AdversarialInvariance",
     "CORALInvariance",
@@ -47,25 +48,56 @@ __all__ = [
     "NeighbourInvariance",
     "PrototypeInvariance",
     "PrototypeVariant",
+    "build",
     "reverse_gradient",
+    "settings_of",
     "standardize",
 ]
 
-#: What a name stands for: called with (width of the portion, number of domains).
-VARIANT: dict[str, Callable[[int, int], nn.Module]] = {
+#: What a name stands for; `build` makes one.
+VARIANT: dict[str, type[nn.Module]] = {
     "cross_entropy": CrossEntropyVariant,
     "prototypes": PrototypeVariant,
 }
-INVARIANCE: dict[str, Callable[[int, int], nn.Module]] = {
+INVARIANCE: dict[str, type[nn.Module]] = {
     "adversarial": AdversarialInvariance,
     "confusion": ConfusionInvariance,
-    "coral": lambda dim, num_domains: CORALInvariance(),
-    "mmd": lambda dim, num_domains: MMDInvariance(),
+    "coral": CORALInvariance,
+    "mmd": MMDInvariance,
     "prototypes": PrototypeInvariance,
-    "instances": lambda dim, num_domains: InstanceInvariance(),
-    "neighbours": lambda dim, num_domains: NeighbourInvariance(dim),
+    "instances": InstanceInvariance,
+    "neighbours": NeighbourInvariance,
 }
-INDEPENDENCE: dict[str, Callable[[], nn.Module]] = {
+INDEPENDENCE: dict[str, type[nn.Module]] = {
     "cross_correlation": CrossCorrelationIndependence,
     "hsic": HSICIndependence,
 }
+
+#: Of each role of the module.
+OBJECTIVES = {"variant": VARIANT, "invariance": INVARIANCE, "independence": INDEPENDENCE}
+
+
+def build(kind: type[nn.Module], dim: int, num_domains: int, **settings: int | float) -> nn.Module:
+    """An objective for a portion.
+
+    Args:
+        kind: its class.
+        dim: width of the portion; given to classes that ask for it.
+        num_domains: number of domains, likewise.
+        settings: of its other arguments, see :func:`settings_of`.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    shape = {"dim": dim, "num_domains": num_domains}
+    asked = signature(kind).parameters
+    return kind(**{name: value for name, value in shape.items() if name in asked}, **settings)
+
+
+def settings_of(kind: type[nn.Module]) -> dict[str, int | float]:
+    """The numbers that an objective can be given, with their defaults."""
+    return {
+        name: parameter.default
+        for name, parameter in signature(kind).parameters.items()
+        if isinstance(parameter.default, (int, float))
+    }

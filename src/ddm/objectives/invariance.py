@@ -19,6 +19,7 @@ from ddm.objectives.batch import (
     squared_distances,
     standardize_within,
 )
+from ddm.objectives.checks import require_positive, require_whole
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -38,6 +39,7 @@ def reverse_gradient(x: Tensor) -> Tensor:
 
 
 def _discriminator(dim: int, num_domains: int, hidden_dim: int) -> nn.Sequential:
+    require_whole(hidden_dim=hidden_dim)
     return nn.Sequential(
         nn.Linear(dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, num_domains)
     )
@@ -52,6 +54,9 @@ class AdversarialInvariance(nn.Module):
         dim: width of the invariant portion.
         num_domains: number of domains.
         hidden_dim: width of the discriminator's hidden layer.
+
+    Raises:
+        ValueError: ``hidden_dim`` below 1.
     """
 
     def __init__(self, dim: int, num_domains: int, hidden_dim: int = 64) -> None:
@@ -77,6 +82,9 @@ class ConfusionInvariance(nn.Module):
         dim: width of the invariant portion.
         num_domains: number of domains.
         hidden_dim: width of the discriminator's hidden layer.
+
+    Raises:
+        ValueError: ``hidden_dim`` below 1.
     """
 
     seen: Tensor
@@ -137,10 +145,17 @@ class MMDInvariance(nn.Module):
 
     Args:
         scales: the kernels' widths, relative to the mean squared distance.
+
+    Raises:
+        ValueError: no scale, or one that is not above 0.
     """
 
     def __init__(self, scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)) -> None:
         super().__init__()
+        if not scales:
+            raise ValueError("scales=() must hold one number at least")
+        for scale in scales:
+            require_positive(scales=scale)
         self.scales = scales
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
@@ -169,6 +184,9 @@ class PrototypeInvariance(nn.Module):
         temperature: of the prediction's softmax.
         epsilon: the Sinkhorn regularisation; smaller gives harder targets.
         iterations: of the Sinkhorn-Knopp algorithm.
+
+    Raises:
+        ValueError: a setting that is not above 0, a number that is not whole.
     """
 
     def __init__(
@@ -181,6 +199,8 @@ class PrototypeInvariance(nn.Module):
         iterations: int = 3,
     ) -> None:
         super().__init__()
+        require_positive(temperature=temperature, epsilon=epsilon)
+        require_whole(num_prototypes=num_prototypes, iterations=iterations)
         self.temperature = temperature
         self.epsilon = epsilon
         self.iterations = iterations
@@ -249,11 +269,12 @@ class InstanceInvariance(nn.Module):
         temperature: t, of the cosine softmax.
 
     Raises:
-        ValueError: a single view of each sample, which leaves nothing to attract.
+        ValueError: a temperature that is not above 0.
     """
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__()
+        require_positive(temperature=temperature)
         self.temperature = temperature
 
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
@@ -303,6 +324,9 @@ class NeighbourInvariance(nn.Module):
             within an epoch.
         mutual: how near the sample must be among its own domain, seen from its neighbour.
         temperature: of the cosine softmax.
+
+    Raises:
+        ValueError: a temperature that is not above 0, a number that is not whole.
     """
 
     entries: Tensor
@@ -313,6 +337,8 @@ class NeighbourInvariance(nn.Module):
         self, dim: int, memory: int = 4096, mutual: int = 3, temperature: float = 0.1
     ) -> None:
         super().__init__()
+        require_positive(temperature=temperature)
+        require_whole(memory=memory, mutual=mutual)
         self.mutual = mutual
         self.temperature = temperature
         self.register_buffer("entries", torch.zeros(memory, dim))

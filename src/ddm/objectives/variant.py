@@ -12,6 +12,7 @@ from ddm.objectives.batch import (
     call_in_type,
     directions,
 )
+from ddm.objectives.checks import require_positive
 
 
 class CrossEntropyVariant(nn.Module):
@@ -42,6 +43,9 @@ class PrototypeVariant(nn.Module):
         num_domains: number of domains.
         temperature: of the cosine softmax.
         momentum: share of the old prototype that stays at each step.
+
+    Raises:
+        ValueError: a temperature that is not above 0, a momentum outside [0, 1).
     """
 
     prototypes: Tensor
@@ -51,6 +55,9 @@ class PrototypeVariant(nn.Module):
         self, dim: int, num_domains: int, temperature: float = 0.1, momentum: float = 0.9
     ) -> None:
         super().__init__()
+        require_positive(temperature=temperature)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum} must lie in [0, 1)")
         self.temperature = temperature
         self.momentum = momentum
         self.register_buffer("prototypes", torch.zeros(num_domains, dim))
