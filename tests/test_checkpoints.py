@@ -96,3 +96,19 @@ def test_resumed_metrics_drop_what_the_checkpoint_has_not_seen(tmp_path):
     assert [r["step"] for r in rows(log.path)] == ["0", "1", "2"]
     resumed.log_metrics({"loss": 30.0}, 3)
     assert [r["loss"] for r in rows(log.path)] == ["0.0", "1.0", "2.0", "30.0"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02"])
+def test_a_checkpoint_of_nothing_is_named(tmp_path, content):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(DdmError, match=r"last\.ckpt cannot be read as a checkpoint \(EOFError\)"):
+        load_checkpoint(path)
+
+
+def test_a_line_that_was_cut_off_is_no_step(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n9,1.5\n19,1.25\n2")  # of 29
+    log = MetricsFile(path, resume_step=25)
+    log.log_metrics({"loss": 1.0}, step=29)
+    assert [row["step"] for row in rows(path)] == ["9", "19", "29"]

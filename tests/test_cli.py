@@ -9,9 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from ddm import cli
 from ddm.cli import main
 from ddm.data import load_images
 from ddm.errors import DdmError
+from ddm.files import atomic
 from synthetic import write_folder
 
 FAST = [
@@ -210,3 +212,19 @@ def test_benchmarks_are_recognised_and_their_classes_are_no_domains(tmp_path, ca
         (tmp_path / "own" / domain).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "own" / domain / "1.png")
     assert load_images(str(tmp_path / "own"), 16).domains.names == ("mine", "photo")
+
+
+def test_an_option_that_is_nearly_one(capsys):
+    said = refused(capsys, "pretrain", "images", "--held-out", "sketch")
+    assert "did you mean --held_out?" in said and said.endswith("see `ddm pretrain --help`")
+    assert "did you mean" not in refused(capsys, "pretrain", "images", "--colour", "red")
+
+
+def test_a_file_that_cannot_be_written_goes_by_its_own_name(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        with atomic(tmp_path / "report.html") as temporary:
+            temporary.mkdir()
+            temporary.write_text("")
+
+    monkeypatch.setitem(cli.COMMANDS, "methods", full)
+    assert f"{tmp_path / 'report.html'}: Is a directory" in refused(capsys, "methods")

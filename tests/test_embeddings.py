@@ -99,7 +99,7 @@ def test_what_is_refused_writes_nothing(run, images, tmp_path):
         ((run.path, str(images), output, "invariants"), "--portion invariants is unknown; choose"),
         ((run.path, str(images), output.with_suffix(".csv")), "name ends in .parquet"),
         ((run.path, str(manifest), manifest), "is the manifest itself"),
-        ((unfinished, str(images), output), "has not finished"),
+        ((unfinished, str(images), output), "is not a run folder"),
         ((run.path, str(tmp_path / "nowhere"), output), "neither a folder"),
     ):
         with pytest.raises(DdmError, match=message):
@@ -110,3 +110,13 @@ def test_what_is_refused_writes_nothing(run, images, tmp_path):
         embed_images(run.path, str(images), output, "whitened")
     run.whitening_file.write_bytes(whitening)
     assert not output.parent.exists() and manifest.read_bytes() == before
+
+
+def test_a_table_that_is_there_is_kept(run, images, tmp_path):
+    output = tmp_path / "features.parquet"
+    output.write_bytes(b"of another run")
+    with pytest.raises(DdmError, match=r"features\.parquet exists; .* give --overwrite"):
+        embed_images(run.path, str(images), output)
+    assert output.read_bytes() == b"of another run"
+    embed_images(run.path, str(images), output, overwrite=True)
+    assert len(read(output)[0]) > 5

@@ -4,6 +4,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -144,3 +146,17 @@ def test_the_docs_count_the_lines_that_the_module_adds():
         assert said(name) == sum("# DDM" in line for line in lines), name
     # All of this file is an addition, but for the import of solo-learn itself.
     assert said("solo_learn") == code_lines(EXAMPLES / "solo_learn.py") - 1
+
+
+def test_a_search_finds_the_same_thing_in_another_source(tmp_path, capsys):
+    things = np.eye(6, dtype=np.float32)
+    rows = [(f"{s}/{n}.jpg", 3 * things[n] + 0.1) for s in ("photo", "sketch") for n in range(6)]
+    table = pd.DataFrame(rows, columns=["path", "features"])
+    table.to_parquet(tmp_path / "features.parquet")
+    hits = load("search").main(
+        str(tmp_path / "features.parquet"), "photo/4.jpg", number=2, groups=3
+    )
+    assert hits["path"].iloc[0] == "sketch/4.jpg" and len(hits) == 2
+    assert not hits["path"].str.startswith("photo").any()
+    said = capsys.readouterr().out
+    assert "sketch/4.jpg" in said and said.count("group ") == 3

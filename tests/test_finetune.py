@@ -1,6 +1,8 @@
 """Label fractions, and supervised learning as one of them."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ddm.finetune as finetuning
 from ddm.cli import main
 from ddm.config import FinetuneConfig, ModuleConfig, PretrainConfig
+from ddm.domains import DomainTable
 from ddm.errors import DdmError
 from ddm.finetune import Finetuner, finetune, label_share
+from ddm.objectives import DomainBatch
 from ddm.pretrain import pretrain
 from synthetic import make_dataset, write_folder
 
@@ -115,6 +120,9 @@ def test_without_validation_images_the_last_weights_are_kept(dataset):
         (dict(fractions=()), "must lie in"),
         (dict(learning_rates=(-1.0,)), "must be positive"),
         (dict(steps=0), "steps=0"),
+        (dict(seed=-1), "seed=-1 must not be negative"),
+        (dict(weight_decay=-1.0), "weight_decay=-1.0 must be"),
+        (dict(invariance_weight=float("nan")), "invariance_weight=nan must be"),
         (dict(invariance="instances"), "fine-tuning has one view only; choose adversarial"),
         (dict(invariance="corral"), "'corral' is unknown; choose one of adversarial"),
     ],
@@ -150,3 +158,39 @@ def test_the_command_line(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "head      seen 5%    unseen" in printed and "finetune  seen 50%   seen" in printed
     assert main(["finetune", str(tmp_path / "run"), "--fractions", "[2]"]) == 2
+
+
+def test_what_was_trained_on_without_labels_is_not_unseen(tmp_path, dataset):
+    """Under train_split "all": as a manifest may say whose column `split` holds `test` for it."""
+    outline = dataset.domains.index == dataset.domains.names.index("outline")
+    apart = replace(dataset, splits=np.where(outline, "test", dataset.splits))
+    config = PretrainConfig(
+        output=str(tmp_path / "run"), size=32, epochs=0, batch_size=16, accelerator="cpu",
+        train_split="all", ddm=ModuleConfig(enabled=False),
+    )  # fmt: skip
+    results = finetune(pretrain(config, apart).path, FinetuneConfig(fractions=(0.05,)), apart)
+    assert results["unseen"] == []
+    read_on = {row["domain"]: row["side"] for row in results["rows"]}
+    assert read_on["outline"] == "seen"
+
+
+def test_the_callers_random_numbers_go_on_and_unknown_domains_are_none(dataset):
+    index = np.where(np.arange(len(dataset)) % 3 == 0, -1, dataset.domains.index)
+    some = replace(dataset, domains=DomainTable(index, dataset.domains.names))
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8))
+    config = FinetuneConfig(steps=2, batch_size=8, learning_rates=(1e-3,), invariance="coral")
+    asked = []
+
+    def watched(domains, num_domains):
+        asked.append((domains, num_domains))
+        return DomainBatch.from_index(domains, num_domains)
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "DomainBatch", SimpleNamespace(from_index=watched))
+        Finetuner(encoder, 8, some, "class", 32, config).run(np.arange(len(some)), np.arange(8))
+    assert torch.equal(torch.rand(3), expected)
+    assert {k for _, k in asked} == {3}
+    assert {-1} < set(torch.cat([d for d, _ in asked]).tolist()) <= {-1, 0, 1, 2}

@@ -54,6 +54,9 @@ def test_without_labels_there_is_leakage():
         (dict(features=np.full((6, 2), np.nan)), "not finite"),
         (dict(domains=["a"] * 5), "domains are 5, but there are 6 features"),
         (dict(labels=["x"] * 7), "labels 'class' are 7"),
+        (dict(features=np.zeros((6, 2), object)), "must be real numbers, not object"),
+        (dict(features=np.zeros((6, 2), complex)), "must be real numbers, not complex128"),
+        (dict(seed=-1), "seed=-1 must not be negative"),
         (dict(labels={"kind": ["x"]}), "labels 'kind' are 1"),
         (dict(labels=[1] * 6), "the name 1 is no text"),
         (dict(splits=["train", "test", "valid"] * 2), r"splits \['valid'\] are unknown; use train"),
@@ -64,3 +67,25 @@ def test_what_is_refused(changes, message):
     given = dict(features=np.zeros((6, 2), np.float32), domains=["a", "b"] * 3)
     with pytest.raises(DdmError, match=message):
         measure(**{**given, **changes})
+
+
+def test_half_precision_and_integers_are_measured_as_single_precision():
+    rng = np.random.default_rng(0)
+    domain, label = np.arange(240) % 2, np.arange(240) // 2 % 3
+    numbers = np.rint(rng.normal(size=(240, 6)) + 300 * np.eye(3, 6)[label])
+    texts = [f"d{i}" for i in domain], [f"c{i}" for i in label]
+    things = [f"t{i // 2}" for i in range(240)]
+    single = measure(numbers.astype(np.float32), *texts, instances=things)
+    assert any(row["measure"] == "knn" and row["value"] > 0.9 for row in single)
+    for kind in (np.float16, np.int64, np.float64):
+        assert measure(numbers.astype(kind), *texts, instances=things) == single
+
+
+def test_an_image_without_a_group_is_its_own():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 4)).astype(np.float32)
+    domains, classes = [f"d{i % 2}" for i in range(200)], [f"c{i // 2 % 2}" for i in range(200)]
+    groups = [("", None)[i % 2] for i in range(200)]
+    rows = measure(features, domains, classes, groups=groups)
+    seen = next(r for r in rows if (r["measure"], r["domain"]) == ("linear", "d0"))
+    assert seen["groups"] == seen["n"] > 5

@@ -528,3 +528,15 @@ def test_range_of_domains(wrong: int, found: str) -> None:
         ValueError, match=rf"\[-1, num_domains=3\), found {found}.*raise num_domains"
     ):
         module()(random_features(10, 16), domains)
+
+
+def test_a_list_of_views_is_to_be_stacked() -> None:
+    views = [random_features(10, 16), random_features(10, 16)]
+    with pytest.raises(ValueError, match=r"features must be a tensor, not list; use torch\.stack"):
+        module()(views, DOMAINS)
+
+
+@pytest.mark.parametrize("sizes", [(16.0, 3), (16, 3.0), ("16", 3)])
+def test_sizes_that_are_no_whole_numbers(sizes: tuple) -> None:
+    with pytest.raises(ValueError, match="must be a whole number"):
+        DomainDisentanglement(*sizes)

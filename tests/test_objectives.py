@@ -121,7 +121,7 @@ def coral(p: Params, x, p_at: Params, x_at, d: list[int], views: int) -> float:
     h = slow_standardize(x, d)
     moments = []
     for rows in rows_of(d).values():
-        if len(rows) < 2:
+        if len(rows) < views + 1:  # Of a single sample the views.
             continue
         mean = sum(h[r] for r in rows) / len(rows)
         covariance = sum(np.outer(h[r] - mean, h[r] - mean) for r in rows) / (len(rows) - 1)
@@ -572,6 +572,11 @@ def test_coral_leaves_out_domains_with_a_single_sample() -> None:
     d = [0, 0, 1, 0]
     loss, gradient, _ = value_and_gradients("coral", random_features(4), d)
     assert loss == 0 and (gradient == 0).all()
+
+
+def test_views_of_a_single_sample_are_no_covariance() -> None:
+    batch = DomainBatch.from_index(torch.tensor([0, 0, 0, 1]), 2, num_views=2)
+    assert CORALInvariance()(torch.randn(8, DIM, generator=torch.manual_seed(0)), batch) == 0
 
 
 # --- invariances ---------------------------------------------------------------------------------

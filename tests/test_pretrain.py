@@ -234,6 +234,10 @@ def test_ssl_can_see_the_invariant_portion_alone(tmp_path, dataset):
         (dict(held_out=["marble"]), "--held_out marble: no such domain; shapes has filled, night"),
         (dict(held_out=["night", "filled"]), "1 domain to train on .* --ddm.enabled false"),
         (dict(held_out=["night", "night"]), "named twice"),
+        (
+            dict(held_out=["night", "filled", "outline"]),
+            "all domains of shapes are held out; leave",
+        ),
         (dict(ddm=ModuleConfig(variant_dim=0)), "variant_dim=0 must lie between"),
         (dict(ddm=ModuleConfig(enabled=False, variant_dim=500)), "variant_dim=500 must lie"),
         (dict(accelerator="gpu"), "finds no GPU"),

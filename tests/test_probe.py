@@ -421,3 +421,22 @@ def test_balanced_interval_covers_the_truth() -> None:
         row = summarize({}, parts, seed=seed, classes=groups)[0]
         covered += row["low"] <= (0.8 + 0.5 + 0.3) / 3 <= row["high"]
     assert 132 <= covered < 150
+
+
+def test_half_precision_votes_as_single_does() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    features = (rng.normal(size=(300, 16)) + 3 * np.eye(4, 16)[labels]).astype(np.float16)
+    half = knn_predict((features[:200], labels[:200]), features[200:])
+    single = features.astype(np.float32)
+    np.testing.assert_array_equal(half, knn_predict((single[:200], labels[:200]), single[200:]))
+    assert (half == labels[200:]).mean() > 0.8
+
+
+def test_resamples_are_the_same_in_parts_as_at_once() -> None:
+    rng = np.random.default_rng(0)
+    values, groups = rng.random(60) < 0.7, np.repeat(np.arange(20), 3)
+    (part,), _, _ = bootstrap([(values, groups)], seed=3)
+    draws = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=1000)
+    means = draws @ values.reshape(20, 3).sum(1) / draws.sum(1) / 3
+    np.testing.assert_allclose([part.low, part.high], np.percentile(means, [2.5, 97.5]))

@@ -575,3 +575,25 @@ def test_answers_give_the_figures():
     assert {row["measure"] for row in rows} == measures
     assert (table["group"] == dataset.groups[table["sample"]]).all()
     assert SeenUnseen(make_dataset(labels=False), ()).table([]).empty
+
+
+def test_runs_with_and_without_labels(tmp_path, monkeypatch, drawn):
+    labelled, bare = make_dataset(), make_dataset(labels=False, instances=False)
+    images = {"named": labelled, "bare": bare}
+    monkeypatch.setattr(report, "_datasets", lambda runs, _: [images[run.name] for run in runs])
+    runs = [make_run(tmp_path / "named", labelled), make_run(tmp_path / "bare", bare)]
+    for given in (runs, runs[::-1]):
+        page = Page(write(tmp_path, None, *given))
+        assert "No accuracy was measured of bare, without classes to learn." in page.text
+        assert "the 4 classes of “class”" in page.text
+        assert "these images have labels" not in page.text
+
+
+def test_classes_that_lie_in_one_domain_each(tmp_path):
+    dataset = make_dataset()
+    apart = Labels(dataset.domains.index.copy(), dataset.domains.names)
+    assert dataset.shared_classes("class") == 4
+    dataset = replace(dataset, labels={"class": apart})
+    assert dataset.shared_classes("class") == 0
+    page = Page(write(tmp_path, dataset, make_run(tmp_path / "a", dataset)))
+    assert "a: no class occurs in two domains, so that telling the domains apart" in page.text

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddm.encoders import EncoderSpec, size_arguments
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 
 #: Where checkpoints keep their tensors. DINO's teacher comes first: its authors evaluate that one.
 _HOLDERS = (
@@ -180,7 +180,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = (
             "it holds Python objects other than tensors, or is no checkpoint of PyTorch"
             if unsafe
-            else _first_line(error)
+            else first_line(error)
         )
         raise DdmError(
             f"--init {path}: cannot be read as tensors alone ({reason}). "
@@ -196,11 +196,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "alone, with safetensors.torch.save_file(encoder.state_dict(), 'weights.safetensors')"
         )
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _dig(content: Any, depth: int = 0) -> dict[str, Tensor]:
@@ -232,7 +227,7 @@ def _from_timm(name: str, spec: EncoderSpec) -> dict[str, Tensor]:
         model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
         raise DdmError(
-            f"--init {name}: timm cannot load these weights ({_first_line(error)}); check the "
+            f"--init {name}: timm cannot load these weights ({first_line(error)}); check the "
             "connection, or give a file that was downloaded elsewhere"
         ) from None
     return dict(model.state_dict())

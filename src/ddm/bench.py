@@ -41,7 +41,7 @@ from ddm.config import FinetuneConfig, PretrainConfig, differences
 from ddm.cores import share_cores
 from ddm.domains import SUMMARIES
 from ddm.errors import DdmError
-from ddm.files import atomic
+from ddm.files import write_text
 from ddm.messages import tell
 
 #: Protocols as grids.
@@ -405,8 +405,7 @@ def execute(grid: Grid, run: BenchRun, output: Path, keep_runs: bool = False) ->
         "rows": kept,
         **environment(),
     }
-    with atomic(output / f"{run.name}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_text(output / f"{run.name}.json", json.dumps(record, indent=1))
     if not keep_runs:
         shutil.rmtree(folder.path)
 
@@ -431,9 +430,7 @@ def _write_table(grid: Grid, output: Path) -> str:
         "machines": distinct([r["machine"] for r in records]),
         "done": [path.stem for path in paths],
     }
-    with atomic(output / "manifest.yaml") as temporary:
-        plain = json.loads(json.dumps(manifest))  # Without Python's tuples.
-        temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-    with atomic(output / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    plain = json.loads(json.dumps(manifest))  # Without Python's tuples.
+    write_text(output / "manifest.yaml", yaml.safe_dump(plain, sort_keys=False))
+    write_text(output / "table.md", text)
     return text

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 from ddm.files import atomic
 
 
@@ -58,9 +58,8 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
             f"{path} does not exist: nothing was saved yet, begin the run anew"
         ) from None
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise DdmError(
-            f"{path} cannot be read as a checkpoint ({reason}); begin the run anew"
+            f"{path} cannot be read as a checkpoint ({first_line(error)}); begin the run anew"
         ) from None
     return checkpoint
 
@@ -68,7 +67,7 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
 def _why(error: Exception, path: Path) -> str:
     kept = "the previous checkpoint is untouched" if path.exists() else "nothing was saved before"
     full = getattr(error, "errno", None) == errno.ENOSPC or _disk_is_full(path.parent)
-    cause = "the disk is full" if full else str(error).splitlines()[0]
+    cause = "the disk is full" if full else first_line(error)
     return (
         f"cannot write {path}: {cause}; {kept}. "
         f"Make room and continue with `ddm resume {path.parent.parent}`"
@@ -98,10 +97,13 @@ class MetricsFile(Logger):
         self.columns: list[str] = ["step"]
         if resume_step is not None and path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                # Step s is logged before the optimizer's step that makes it s + 1.
-                self.rows = [row for row in reader if int(row["step"]) < resume_step]
-                self.columns = list(reader.fieldnames or self.columns)
+                lines = file.readlines()
+            # A line that was cut off, as a full disk does, holds a wrong step.
+            lines = [line for line in lines if line.endswith("\n")]
+            reader = csv.DictReader(lines)
+            # Step s is logged before the optimizer's step that makes it s + 1.
+            self.rows = [row for row in reader if int(row["step"]) < resume_step]
+            self.columns = list(reader.fieldnames or self.columns)
             self._write_all()
 
     @property

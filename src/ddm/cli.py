@@ -5,7 +5,9 @@ Heavy imports wait until a command runs, so that help answers at once.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         # A full disk, a folder that may not be written to, a file that went away.
-        where = error.filename or "a file of this command"
+        # Files are written under another name first, which nobody has heard of.
+        where = re.sub(r"\.([^/]+)\.[0-9a-f]{16}\.part$", r"\1", str(error.filename or ""))
+        where = where or "a file of this command"
         reason = error.strerror or error
         print(f"ddm: error: {where}: {reason}; what was saved is kept", file=sys.stderr)
         return 2
@@ -80,8 +84,21 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and leave with status 2."""
-        print(f"ddm: error: {' '.join(message.split())}; see `{self.prog} --help`", file=sys.stderr)
+        words = " ".join(message.split())
+        near = _near_option(words, [name for a in self._actions for name in a.option_strings])
+        program = self.prog.replace(" [options]", "")
+        print(f"ddm: error: {words}{near}; see `{program} --help`", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _near_option(message: str, options: Sequence[str]) -> str:
+    """What an option that there is not may have been meant as."""
+    found = re.search(r"[Uu]nrecognized arguments: (--[^\s=]+)", message)
+    if found is None:
+        return ""
+    # Options have underscores, as the settings in YAML files do.
+    near = difflib.get_close_matches("--" + found[1][2:].replace("-", "_"), options, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> ArgumentParser:
@@ -161,6 +178,7 @@ def build_parser() -> ArgumentParser:
     embed.add_argument(
         "--strict", action="store_true", help="refuse unreadable images instead of skipping them"
     )
+    embed.add_argument("--overwrite", action="store_true", help="replace a table that is there")
     commands.add_subcommand("embed", embed, help="features of any images, as a table")
 
     finetune = Parser(description="Judge a run by what a share of the labels makes of it.")
@@ -310,7 +328,12 @@ def _embed(options: Namespace) -> None:
     from ddm.messages import tell
 
     dataset = embed_images(
-        options.run, options.images, Path(options.output), options.portion, options.strict
+        options.run,
+        options.images,
+        Path(options.output),
+        options.portion,
+        options.strict,
+        options.overwrite,
     )
     for key, reason in dataset.skipped[:UNREADABLE_TOLD]:
         tell(f"{key} could not be read ({reason})")

@@ -190,7 +190,7 @@ def headline(runs: Sequence[Run]) -> list[str]:
     by the official score on its test split.
     """
     figure = _main_figure(runs)
-    if figure is None and labelled(runs):
+    if figure is None and not_probed(runs):
         return [f"There is nothing to measure yet: {NOT_PROBED}"]
     if figure is None:
         return [
@@ -260,9 +260,9 @@ def wilds_figure(runs: Sequence[Run]) -> Key | None:
     return None
 
 
-def labelled(runs: Sequence[Run]) -> bool:
-    """Whether the images have labels, probed or not."""
-    return any(run.results["data"]["labels"] for run in runs)
+def not_probed(runs: Sequence[Run]) -> bool:
+    """Whether the images of a run have labels, and no probe learnt them."""
+    return any(run.results["data"]["labels"] and main_label([run]) is None for run in runs)
 
 
 def main_label(runs: Sequence[Run]) -> str | None:
@@ -435,6 +435,14 @@ def caveats(runs: Sequence[Run]) -> list[str]:
                 f"{run.name}: pre-trained on all images (--train_split all), the test images too; "
                 "figures on seen domains are not those of new images."
             )
+        data = run.results["data"]
+        # Results of earlier versions do not say.
+        if len(data["domains"]) > 1 and data.get("shared_classes", {}).get(main_label([run])) == 0:
+            notes.append(
+                f"{run.name}: no class occurs in two domains, so that telling the domains apart is "
+                "telling the classes apart, and accuracy may owe nothing to content. If the "
+                "folders in the domains are no classes but dates or places, move the images up."
+            )
         few = _few_groups(run)
         if few:
             notes.append(
@@ -492,7 +500,7 @@ def _brackets(interval: Interval) -> str:
 
 def default_title(runs: Sequence[Run]) -> str:
     """What a report on these runs is called when nobody says."""
-    data = runs[0].results["data"]["name"]
+    data = " and ".join(dict.fromkeys(run.results["data"]["name"] for run in runs))
     if _is_comparison([run.config for run in runs]):
         return f"Without and with DDM on {data}"
     return f"{runs[0].name} on {data}" if len(runs) == 1 else f"{len(runs)} runs on {data}"

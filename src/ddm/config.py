@@ -200,15 +200,12 @@ class PretrainConfig:
                 f"--domains {self.domains} is for the module, but --ddm.enabled is false; "
                 "leave one out"
             )
-        for name in ("checkpoint_steps", "seed", "rediscover_every"):
-            if getattr(self, name) < 0:
-                raise DdmError(f"{name}={getattr(self, name)} must not be negative")
-        if self.workers is not None and self.workers < 0:
-            raise DdmError(f"workers={self.workers} must not be negative")
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise DdmError(f"{name}={value} must be a finite number, not negative")
+        for name in (
+            "checkpoint_steps", "seed", "rediscover_every", "workers", "learning_rate",
+            "weight_decay",
+        ):  # fmt: skip
+            if getattr(self, name) is not None:
+                require_not_negative(name, getattr(self, name))
 
     @property
     def warmup(self) -> float:
@@ -217,7 +214,9 @@ class PretrainConfig:
 
     def save(self, path: Path) -> None:
         """Write as YAML."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+        from ddm.files import write_text
+
+        write_text(path, yaml.safe_dump(asdict(self), sort_keys=False))
 
     @classmethod
     def load(cls, path: Path) -> PretrainConfig:
@@ -257,8 +256,8 @@ class FinetuneConfig:
         batch_size: images in a batch.
         learning_rates: of AdamW; the one that is best on the validation images is kept.
         weight_decay: of AdamW.
-        invariance: objective on the whole of the features: "adversarial" (DANN), "coral", "mmd",
-            ..., or "none" (ERM).
+        invariance: objective on the whole of the features, as they are and not standardised, as
+            DomainBed has it: "adversarial" (DANN), "coral", "mmd", ..., or "none" (ERM).
         invariance_weight: its weight.
         seed: of the labels that are given, the batches and the views.
     """
@@ -277,6 +276,8 @@ class FinetuneConfig:
             raise DdmError(f"fractions={self.fractions} must lie in (0, 1]")
         if not self.learning_rates or not all(0 < r < float("inf") for r in self.learning_rates):
             raise DdmError(f"learning_rates={self.learning_rates} must be positive numbers")
+        for name in ("weight_decay", "invariance_weight", "seed"):
+            require_not_negative(name, getattr(self, name))
         if self.steps < 1 or self.batch_size < 2:
             raise DdmError(f"steps={self.steps} and batch_size={self.batch_size}: 1 and 2 at least")
         if self.invariance == "instances":
@@ -298,6 +299,18 @@ class FinetuneConfig:
             DdmError: a setting that does not exist, or a value that it cannot have.
         """
         return cls(**_typed(cls, values, where))
+
+
+def require_not_negative(name: str, value: float) -> None:
+    """Refuse negative, infinite and undefined numbers.
+
+    Raises:
+        DdmError: it is one; the setting is named.
+    """
+    if value < 0:
+        raise DdmError(f"{name}={value} must not be negative")
+    if not value < float("inf"):
+        raise DdmError(f"{name}={value} must be a finite number")
 
 
 def _typed(kind: Any, values: Any, where: str) -> dict[str, Any]:

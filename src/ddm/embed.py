@@ -20,7 +20,7 @@ from ddm.data.base import ImageDataset
 from ddm.data.checked import file_states
 from ddm.data.loading import IndexedImages, batches, default_workers
 from ddm.errors import DdmError
-from ddm.files import atomic, new_array
+from ddm.files import atomic, new_array, write_text
 from ddm.views import plain_view
 
 
@@ -86,8 +86,7 @@ def embed(
                 array = new_array(temporary, shape, np.float32)
             array[index.numpy()] = features.numpy()
         array.flush()
-    with atomic(note) as temporary:
-        temporary.write_text(json.dumps(about), encoding="utf-8")
+    write_text(note, json.dumps(about))
     return _open(store)
 
 

@@ -22,7 +22,12 @@ ROWS = 4096  # of a row group
 
 
 def embed_images(
-    run: Path | str, images: str, output: Path, portion: Portion = "all", strict: bool = False
+    run: Path | str,
+    images: str,
+    output: Path,
+    portion: Portion = "all",
+    strict: bool = False,
+    overwrite: bool = False,
 ) -> ImageDataset:
     """Embed images that the run need never have seen, and write a Parquet table of their features.
 
@@ -30,17 +35,18 @@ def embed_images(
         run: the run folder.
         images: a folder of any depth, a manifest, or what ``ddm pretrain`` knows by name.
         output: the table, .parquet: ``path``, as the images' source names it, and ``features``, a
-            list of D float32 numbers a row. A table that is there is replaced.
+            list of D float32 numbers a row.
         portion: ``"all"`` features, the ``"variant"`` or the ``"invariant"`` portion, or all
             ``"whitened"``, for search across domains (:mod:`ddm.whitening`).
         strict: refuse unreadable images instead of leaving them out.
+        overwrite: replace a table that is there.
 
     Returns:
         The images, in the order of the table; those left out are its ``skipped``.
 
     Raises:
-        DdmError: an unfinished run, unusable images, a table of another kind, whitening that
-            ``ddm evaluate`` has not fitted yet.
+        DdmError: an unfinished run, unusable images, a table of another kind or one that is there
+            already, whitening that ``ddm evaluate`` has not fitted yet.
     """
     # Slow to import.
     import pyarrow as pa
@@ -54,6 +60,8 @@ def embed_images(
         raise DdmError(f"--output {output}: the table is a file whose name ends in .parquet")
     if output.exists() and Path(images).exists() and output.samefile(images):
         raise DdmError(f"--output {output} is the manifest itself; choose another name")
+    if output.exists() and not overwrite:
+        raise DdmError(f"{output} exists; choose another --output, or give --overwrite")
     folder = RunFolder(Path(run))
     encoder, spec, variant_dim = load_encoder(folder.path)
     whitening = None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 
 #: Up to this side, in pixels, a ResNet's stem keeps the resolution.
 SMALL_IMAGE = 64
@@ -93,10 +93,9 @@ def measure_features(model: nn.Module, spec: EncoderSpec) -> int:
         with torch.no_grad():
             shape = tuple(model.eval()(images).shape)
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DdmError(
-            f"encoder {spec.name!r} does not take images of {spec.image_size} pixels ({reason}); "
-            "choose another --size or --encoder"
+            f"encoder {spec.name!r} does not take images of {spec.image_size} pixels "
+            f"({first_line(error)}); choose another --size or --encoder"
         ) from None
     finally:
         model.train(training)

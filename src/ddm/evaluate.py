@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddm.config import PretrainConfig
+from ddm.config import PretrainConfig, require_not_negative
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.embed import embed, file_fingerprint
 from ddm.export import load_encoder
-from ddm.files import atomic
+from ddm.files import atomic, write_text
 from ddm.messages import tell
 from ddm.probe import Row
 from ddm.protocols import (
@@ -53,8 +53,10 @@ def evaluate(
         training images.
 
     Raises:
-        DdmError: not a finished run, or other images (by their names) than it was trained on.
+        DdmError: not a finished run, or other images (by their names) than it was trained on; a
+            negative seed.
     """
+    require_not_negative("seed", seed)
     run, config = RunFolder.open(run_path)
     encoder, spec, variant_dim = load_encoder(run.encoder_file)
     if dataset is None:
@@ -112,8 +114,7 @@ def evaluate(
     }
     with atomic(run.predictions_file) as temporary:
         protocol.table(answers).to_parquet(temporary, index=False)
-    with atomic(run.results_file) as temporary:
-        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_text(run.results_file, json.dumps(results, indent=1))
     return results
 
 
@@ -133,6 +134,7 @@ def describe(dataset: ImageDataset) -> dict[str, Any]:
         "domains": dict(zip(dataset.domains.names, dataset.domains.counts().tolist(), strict=True)),
         "splits": {s: int((dataset.splits == s).sum()) for s in ("train", "val", "test")},
         "labels": {name: list(labels.names) for name, labels in dataset.labels.items()},
+        "shared_classes": {name: dataset.shared_classes(name) for name in dataset.labels},
         "groups": len(np.unique(dataset.groups)),
         "skipped": len(dataset.skipped),
         "split_hashes": split_hashes(dataset),

@@ -11,7 +11,7 @@ from torch import nn
 
 from ddm.encoders import EncoderSpec, build_encoder, size_arguments
 from ddm.errors import DdmError
-from ddm.files import atomic
+from ddm.files import atomic, write_text
 from ddm.run_folder import RunFolder
 from ddm.views import normalization
 
@@ -62,13 +62,6 @@ def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_
     mean, std = normalization(spec.channels)
     about = {"spec": spec.to_dict(), "variant_dim": variant_dim, "mean": mean, "std": std}
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
-    try:
-        with atomic(run.encoder_file) as temporary:
-            save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
-    except (OSError, SafetensorError) as error:
-        raise DdmError(
-            f"cannot write {run.encoder_file}: {error}; make room and `ddm resume {run.path}`"
-        ) from None
     text = _LOAD_WITH_TIMM.format(
         build=_build_lines(spec, encoder),
         channels=spec.channels,
@@ -77,7 +70,15 @@ def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_
         std=std,
         variant_dim=variant_dim,
     )
-    (run.path / "load_encoder.py").write_text(text, encoding="utf-8")
+    try:
+        write_text(run.path / "load_encoder.py", text)
+        # Last: that it is there says that the run is finished.
+        with atomic(run.encoder_file) as temporary:
+            save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise DdmError(
+            f"cannot write {run.encoder_file}: {error}; make room and `ddm resume {run.path}`"
+        ) from None
 
 
 def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
@@ -99,8 +100,10 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
+        if not (path.parent / "config.yaml").exists():
+            raise DdmError(f"{path} does not exist: {path.parent} is not a run folder") from None
         raise DdmError(
-            f"{path} does not exist: the run has not finished; `ddm resume` it"
+            f"{path} does not exist: the run has not finished; `ddm resume {path.parent}`"
         ) from None
     except (SafetensorError, OSError) as error:
         raise DdmError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class atomic:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        # Not the process id: of several machines that share a folder two may have the same.
+        self.temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,3 +50,9 @@ class atomic:
         finally:
             with suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file, in UTF-8, so that it is there whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -31,11 +31,12 @@ from ddm.config import FinetuneConfig
 from ddm.data import open_images
 from ddm.data.base import ImageDataset
 from ddm.data.loading import IndexedImages, batches, default_workers, keep_in_memory
+from ddm.domains import UNKNOWN
 from ddm.embed import embed, file_fingerprint
 from ddm.errors import DdmError
-from ddm.evaluate import describe, environment
+from ddm.evaluate import describe, environment, untrained_domains
 from ddm.export import load_encoder
-from ddm.files import atomic
+from ddm.files import write_text
 from ddm.objectives import INVARIANCE, DomainBatch, build
 from ddm.probe import LinearProbe, Row, largest_class, summarize
 from ddm.protocols import trained_domains
@@ -119,13 +120,22 @@ class Finetuner:
     def _at(
         self, rate: float, train: NDArray[np.int64], validation: NDArray[np.int64]
     ) -> tuple[float, Classifier]:
+        # The caller's random numbers go on undisturbed.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.config.seed)
+            return self._train(rate, train, validation)
+
+    def _train(
+        self, rate: float, train: NDArray[np.int64], validation: NDArray[np.int64]
+    ) -> tuple[float, Classifier]:
         config = self.config
-        torch.manual_seed(config.seed)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         names = self.dataset.labels[self.label].names
         model = Classifier(copy.deepcopy(self.encoder), self.feature_dim, len(names)).to(device)
-        present = np.unique(self.dataset.domains.index[train])
-        domain_number = np.zeros(self.dataset.domains.num_domains, np.int64)
+        domain_of = self.dataset.domains.index[train]
+        present = np.unique(domain_of[domain_of >= 0])
+        # The last entry is that of unknown domains, whose index is -1.
+        domain_number = np.full(self.dataset.domains.num_domains + 1, UNKNOWN)
         domain_number[present] = np.arange(len(present))
         objective = None
         if config.invariance != "none":
@@ -213,15 +223,17 @@ def finetune(
     if not dataset.labels:
         raise DdmError(f"{dataset.name} has no class labels, which label fractions need")
     label, labels = next(iter(dataset.labels.items()))
-    seen = trained_domains(dataset, pretrained.held_out)
-    unseen = tuple(name for name in dataset.domains.names if name not in seen)
+    unseen = untrained_domains(pretrained, dataset)
+    seen = tuple(name for name in dataset.domains.names if name not in unseen)
+    # Under train_split "all" a domain may have been trained on whose labels are all for testing.
+    labelled = trained_domains(dataset, pretrained.held_out)
 
     def samples(domains: Sequence[str], split: str) -> NDArray[np.int64]:
         assert dataset is not None
         chosen = dataset.select(domains, (split,))
         return chosen[labels.index[chosen] >= 0]
 
-    train, validation = samples(seen, "train"), samples(seen, "val")
+    train, validation = samples(labelled, "train"), samples(labelled, "val")
     if len(np.unique(labels.index[train])) < 2:
         raise DdmError(f"{dataset.name} has fewer than two classes in its seen domains")
     features = embed(
@@ -272,6 +284,5 @@ def finetune(
         "rows": rows,
         **environment(),
     }
-    with atomic(run.path / "finetune.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_text(run.path / "finetune.json", json.dumps(results, indent=1))
     return results

@@ -27,7 +27,8 @@ def domain_leakage(
         seed: of the bootstrap.
 
     Returns:
-        Rows for each domain, their mean and their worst; none where there is nothing to tell apart.
+        Rows for each domain, their mean, all of them pooled and their worst; none where there is
+        nothing to tell apart.
     """
     train, validation, test = (dataset.select(domains, (s,)) for s in ("train", "val", "test"))
     domain = dataset.domains.index

@@ -8,6 +8,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ddm.config import require_not_negative
 from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
 from ddm.domains import DomainTable, index_names
 from ddm.errors import DdmError
@@ -46,7 +47,7 @@ def measure(
         splits: train, val or test of each image: the encoder learnt from the training images at
             most. Drawn by a hash of the groups by default.
         groups: N names; images of one group never part at a split, and intervals resample groups.
-            Each image is its own by default.
+            An image is its own by default, and where it has None or "".
         instances: N names; images that show the very same thing in several domains share one.
             Retrieval needs them.
         seed: of the bootstrap.
@@ -69,7 +70,12 @@ def measure(
         raise DdmError(
             "features must be a NumPy array of shape (N, D), of a tensor x.detach().cpu().numpy()"
         )
+    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+        raise DdmError(f"features must be real numbers, not {features.dtype}")
+    require_not_negative("seed", seed)
     n = len(features)
+    # Of half precision norms and votes overflow, and integers have none.
+    features = np.asarray(features, np.float32)
     if not np.isfinite(features).all():
         raise DdmError("features are not finite: the encoder has diverged")
     given = {"domains": domains, "splits": splits, "groups": groups, "instances": instances}
@@ -83,7 +89,9 @@ def measure(
         raise DdmError(
             f"unseen={sorted(strange)}: no such domain; there are {', '.join(table.names)}"
         )
-    of_group = [str(i) for i in range(n)] if groups is None else groups
+    of_group = [
+        name or f"image {i}" for i, name in enumerate([None] * n if groups is None else groups)
+    ]
     dataset = ImageDataset(
         name="features",
         keys=[str(i) for i in range(n)],

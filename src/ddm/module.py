@@ -104,7 +104,11 @@ class DomainDisentanglement(nn.Module):
         independence_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        variant_dim = max(1, feature_dim // 8) if variant_dim is None else variant_dim
+        for name, number in (("feature_dim", feature_dim), ("num_domains", num_domains)):
+            if not isinstance(number, int):
+                raise ValueError(f"{name}={number!r} must be a whole number")
+        if variant_dim is None:
+            variant_dim = default_variant_dim(feature_dim)
         check_variant_dim(variant_dim, feature_dim)
         if num_domains < 2:
             raise ValueError(
@@ -291,6 +295,11 @@ def gradient_ratio(loss: Tensor, other: Tensor, parameters: Iterable[Tensor]) ->
     return above / below if below else float("inf")
 
 
+def default_variant_dim(feature_dim: int) -> int:
+    """Width of the variant portion where nobody chose one: an eighth."""
+    return max(1, feature_dim // 8)
+
+
 def check_variant_dim(variant_dim: int, feature_dim: int) -> None:
     """Refuse a split that leaves one of the portions empty.
 
@@ -307,9 +316,9 @@ def check_variant_dim(variant_dim: int, feature_dim: int) -> None:
 
 def _require_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
-        raise ValueError(
-            f"{name} must be a tensor, not {type(value).__name__}; use torch.as_tensor({name})"
-        )
+        views = isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value)
+        remedy = f"torch.stack({name})" if views else f"torch.as_tensor({name})"
+        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}; use {remedy}")
 
 
 def _objective(

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ddm.files import atomic
+from ddm.files import write_text
 
 
 def write_page(template: str, output: Path, **values: Any) -> Path:
@@ -29,6 +29,5 @@ def write_page(template: str, output: Path, **values: Any) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(**values)
-    with atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(output, page)
     return output

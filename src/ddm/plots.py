@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 
 WIDTH = 5.2  # inches
 FONT = 11.5  # points
@@ -360,9 +360,9 @@ def umap(features: NDArray[np.floating[Any]], seed: int = 0) -> NDArray[np.float
         try:
             from umap import UMAP
         except Exception as error:  # numba fails in ways of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DdmError(
-                f"the maps of the features need umap-learn, which does not load ({reason}): "
+                f"the maps of the features need umap-learn, which does not load "
+                f"({first_line(error)}): "
                 "pip install umap-learn"
             ) from None
         reducer = UMAP(

@@ -25,7 +25,7 @@ from ddm.data.base import ImageDataset
 from ddm.data.images import UnreadableImage
 from ddm.domains import DomainTable
 from ddm.encoders import EncoderSpec
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 from ddm.export import save_encoder
 from ddm.messages import tell
 from ddm.processes import LastWord, is_first_process, stopping_together
@@ -316,7 +316,7 @@ def _fit_one(run: RunFolder, training: Pretraining, checkpoint: dict[str, Any] |
             if "DataLoader worker" not in str(error):
                 raise
             raise DdmError(
-                f"a process that decodes images died ({str(error).splitlines()[0]}), most often "
+                f"a process that decodes images died ({first_line(error)}), most often "
                 f"for want of memory; lower --workers and `ddm resume {run.path}`"
             ) from None
     if trainer.is_global_zero:

@@ -170,11 +170,11 @@ def knn_predict(
     Returns:
         Classes, shape (M,).
     """
-    bank = F.normalize(torch.from_numpy(np.ascontiguousarray(train[0])), dim=1)
+    bank = F.normalize(torch.from_numpy(np.ascontiguousarray(train[0])).float(), dim=1)
     names, labels = np.unique(train[1], return_inverse=True)
     one_hot = F.one_hot(torch.from_numpy(labels), len(names)).float()
     predictions = []
-    for part in torch.from_numpy(np.ascontiguousarray(features)).split(1024):
+    for part in torch.from_numpy(np.ascontiguousarray(features)).float().split(1024):
         similarity, neighbours = (F.normalize(part, dim=1) @ bank.T).topk(min(k, len(bank)))
         votes = (similarity / temperature).exp()[:, :, None] * one_hot[neighbours]
         predictions.append(votes.sum(1).argmax(1))
@@ -297,11 +297,15 @@ def _resample(
     sizes = coo_array((np.ones(len(part)), (part, place)), shape).tocsr()
     rng = np.random.default_rng(seed)
     share = np.full(len(all_groups), 1 / len(all_groups))
-    draws = rng.multinomial(len(all_groups), share, size=resamples).T.astype(np.float64)
-    # A resample without one sample of a part says nothing of it.
-    with np.errstate(invalid="ignore"):
-        means = (sums @ draws) / (sizes @ draws)
-    return np.asarray(sums.sum(1) / sizes.sum(1)), np.asarray(means).T
+    means = []
+    # Some at a time: all would take gigabytes where each of 100,000 images is its own group.
+    for begin in range(0, resamples, 50):
+        size = min(50, resamples - begin)
+        draws = rng.multinomial(len(all_groups), share, size=size).T.astype(np.float64)
+        # A resample without one sample of a part says nothing of it.
+        with np.errstate(invalid="ignore"):
+            means.append(np.asarray((sums @ draws) / (sizes @ draws)).T)
+    return np.asarray(sums.sum(1) / sizes.sum(1)), np.concatenate(means)
 
 
 def _resample_balanced(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from ddm.errors import DdmError
 from ddm.messages import tell
@@ -18,8 +18,12 @@ from ddm.run_folder import RunFolder
 
 
 def is_first_process() -> bool:
-    """Whether this is rank 0: Lightning starts the other ranks by the same command."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+    """Whether this is rank 0: Lightning starts the other ranks by the same command.
+
+    By Lightning's own account, which knows of torchrun on several machines, and of SLURM.
+    """
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank == 0
 
 
 @contextmanager

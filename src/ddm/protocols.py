@@ -33,7 +33,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ddm.data.base import ImageDataset, Labels
-from ddm.data.wilds.metrics import WildsScore, wilds_score
+from ddm.data.wilds.metrics import WILDS_METRICS, WildsScore, wilds_score
 from ddm.errors import DdmError
 from ddm.leakage import domain_leakage
 from ddm.probe import (
@@ -337,7 +337,15 @@ class WildsSplits:
         """Whether this protocol is for that data set: one of WILDS, with labels."""
         official = dataset.official_splits
         labelled = bool(dataset.labels) or "y" in dataset.metadata
-        return official is not None and labelled and "train" in official and "test" in official
+        # Hugging Face data sets come with such splits too; they are no data set of WILDS.
+        known = dataset.name.split("_")[0] in WILDS_METRICS and bool(dataset.metadata)
+        return (
+            known
+            and official is not None
+            and labelled
+            and "train" in official
+            and "test" in official
+        )
 
     @property
     def name(self) -> str:

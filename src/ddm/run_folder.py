@@ -14,7 +14,7 @@ from ddm.config import PretrainConfig
 from ddm.data.base import ImageDataset
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
-from ddm.files import atomic
+from ddm.files import atomic, write_text
 from ddm.messages import tell
 
 
@@ -166,7 +166,7 @@ class RunFolder:
 
     def save_matched(self, matched: dict[str, Any]) -> None:
         """Write which of the encoder's first weights came from where."""
-        (self.path / "init.json").write_text(json.dumps(matched, indent=1), encoding="utf-8")
+        write_text(self.path / "init.json", json.dumps(matched, indent=1))
 
     def save_skipped(self, dataset: ImageDataset) -> None:
         """Write which images could not be read, and why."""

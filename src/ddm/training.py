@@ -36,7 +36,12 @@ from ddm.errors import DdmError
 from ddm.imported import imported, is_import
 from ddm.messages import tell
 from ddm.methods import find_method
-from ddm.module import DomainDisentanglement, check_variant_dim, gradient_ratio
+from ddm.module import (
+    DomainDisentanglement,
+    check_variant_dim,
+    default_variant_dim,
+    gradient_ratio,
+)
 from ddm.objectives import OBJECTIVES, build, settings_of
 from ddm.optimizers import (
     OptimizerSettings,
@@ -92,7 +97,7 @@ class Pretraining(pl.LightningModule):
             module = config.ddm
             variant_dim = module.variant_dim
             if variant_dim is None:
-                variant_dim = max(1, feature_dim // 8)
+                variant_dim = default_variant_dim(feature_dim)
             # Without the module too: evaluation reads the same portions of both, as a control.
             check_variant_dim(variant_dim, feature_dim)
             method = find_method(config.method)
@@ -192,10 +197,11 @@ class Pretraining(pl.LightningModule):
             self.memory.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(self._step_seed())
+        # Other numbers than those that place the crops: dropout would follow from these.
+        torch.manual_seed(self._step_seed(1))
 
-    def _step_seed(self) -> int:
-        key = [self.config.seed, self.global_step, self.global_rank]
+    def _step_seed(self, *purpose: int) -> int:
+        key = [self.config.seed, self.global_step, self.global_rank, *purpose]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -405,7 +411,7 @@ def _check_settings(option: str, of: str, given: Any, known: Mapping[str, Any]) 
 
 
 class seeded:
-    """Inside, torch's random numbers follow from a seed; outside they go on undisturbed."""
+    """Inside, torch's random numbers on the CPU follow from a seed; outside they go on."""
 
     def __init__(self, *seed: int) -> None:
         self.seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -413,7 +419,8 @@ class seeded:
     def __enter__(self) -> None:
         self.fork = torch.random.fork_rng(devices=[])
         self.fork.__enter__()
-        torch.manual_seed(self.seed)
+        # Not torch.manual_seed, which would seed GPUs too, whose generators are not put back.
+        torch.default_generator.manual_seed(self.seed)
 
     def __exit__(self, *exception: Any) -> None:
         self.fork.__exit__(*exception)

@@ -77,6 +77,11 @@ def training_images(config: PretrainConfig, dataset: ImageDataset) -> NDArray[np
     if config.train_split == "train":
         chosen &= dataset.splits == "train"
     indices = np.flatnonzero(chosen).astype(np.int64)
+    if not len(indices) and set(config.held_out) >= set(dataset.domains.names):
+        raise DdmError(
+            f"--held_out {' '.join(config.held_out)}: all domains of {dataset.name} are held out; "
+            "leave some to train on"
+        )
     needed = config.batch_size * config.devices
     if len(indices) < needed:
         raise DdmError(

@@ -115,8 +115,8 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
         images: shape (N, C, H, W), uint8 or float in [0, 1]. Colour is jittered for C = 3; for
             other C brightness and contrast only.
         settings: how to draw.
-        generator: on the CPU; N x 13 uniform numbers are taken from it, and two more for a shared
-            style.
+        generator: on the CPU; N x 13 uniform numbers are taken from it, two more for a shared
+            style, and N more each where images may be solarised or drawn as edges.
 
     Returns:
         Normalised views, shape (N, C, size, size), channels-last in memory.

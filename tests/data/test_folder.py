@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddm.data.folder import load_folder
+from ddm.data.check import check_data
+from ddm.data.folder import load_folder, load_heap
 from ddm.errors import DdmError
 
 
@@ -251,3 +252,34 @@ def test_images_smaller_than_asked_for_are_counted(tmp_path):
     assert load_folder(tmp_path, size=side).enlarged == 1
     assert load_folder(tmp_path, size=side + 1).enlarged == 4
     assert load_folder(tmp_path, size=3).enlarged == 0
+
+
+def test_folders_that_are_no_classes_are_told_of(tmp_path, capsys):
+    """As cameras keep them: a folder a date, of which no two domains have the same."""
+    make(tmp_path / "dated", "canon/2021-05/1.png", "canon/2021-06/2.png", "nikon/2022-01/3.png")
+    load_folder(tmp_path / "dated", size=4)
+    said = capsys.readouterr().err
+    assert "no class lies in two domains (2021-05, 2021-06, 2022-01): if these folders are" in said
+    report = check_data(tmp_path / "dated")
+    assert report.usable and "no class lies in two domains" in report.remarks[0]
+    assert "To be looked at: 1" in str(report)
+    make(tmp_path / "dated", "nikon/2021-05/4.png")
+    load_folder(tmp_path / "dated", size=4)
+    assert "no class" not in capsys.readouterr().err and not check_data(tmp_path / "dated").remarks
+
+
+def test_a_folder_of_formats_that_are_not_read(tmp_path):
+    for name in ("scan.dcm", "raw.NEF"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DdmError, match=r"no images that can be read; 2 files .* \(\.dcm, \.nef\)"):
+        load_heap(tmp_path)
+
+
+def test_a_flat_folder_is_called_one(tmp_path):
+    make(tmp_path, "0.png", "1.png", "2.png")
+    (tmp_path / "raw.cr2").write_bytes(b"")
+    report = check_data(tmp_path)
+    assert report.layout == "flat folder, without domains" and not report.stray
+    assert "ddm pretrain --domains discover" in report.faults[0] and not report.usable
+    assert "1 files of formats that are not read (.cr2)" in report.remarks[0]
+    assert "3 images, 0 domains, no classes" in str(report)

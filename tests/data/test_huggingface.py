@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddm.config import PretrainConfig
 from ddm.data.huggingface import load_huggingface, recognize
 from ddm.data.loading import IndexedImages
 from ddm.errors import DdmError
+from ddm.evaluate import evaluate
+from ddm.pretrain import pretrain
 
 datasets = pytest.importorskip("datasets")
 
@@ -259,3 +262,14 @@ def test_the_package_is_told_of(tmp_path, monkeypatch):
     with pytest.raises(DdmError, match="need the package 'datasets': pip install 'datasets>=4'"):
         load_huggingface(root)
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"]
+
+
+def test_splits_of_their_own_are_none_of_wilds(tmp_path):
+    """The protocol of WILDS once took every labelled data set with the splits train and test."""
+    root = save(tmp_path / "mypacs", train=table(12), test=table(6, 12))
+    config = PretrainConfig(
+        images=str(root), output=str(tmp_path / "run"), size=8, epochs=0, batch_size=4,
+        accelerator="cpu",
+    )  # fmt: skip
+    rows = evaluate(pretrain(config).path)["rows"]
+    assert {row["measure"] for row in rows} >= {"linear", "leakage"}

@@ -133,6 +133,16 @@ class ImageDataset:
             chosen &= np.isin(self.splits, splits)
         return np.flatnonzero(chosen).astype(np.int64)
 
+    def shared_classes(self, label: str) -> int:
+        """How many classes of a way of naming occur in two domains or more.
+
+        None: then whoever tells the domains apart tells the classes apart.
+        """
+        classes, domains = self.labels[label].index, self.domains.index
+        known = (classes >= 0) & (domains >= 0)
+        pairs = np.unique(np.stack([classes[known], domains[known]]), axis=1)
+        return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+
     def with_domains(self, domains: DomainTable) -> ImageDataset:
         """The same images under another domain table (discovered or corrected)."""
         return replace(self, domains=domains)

@@ -21,7 +21,7 @@ from ddm.data import huggingface, wilds
 from ddm.data.arrays import read_array
 from ddm.data.base import split_by_group
 from ddm.data.benchmarks import UNLISTED, Fault, Survey
-from ddm.data.folder import find_images, has_classes
+from ddm.data.folder import find_images, has_classes, lie_apart, other_formats
 from ddm.data.images import UnreadableImage, read_image
 from ddm.data.manifest import MANIFESTS, read_listed
 from ddm.data.recognition import recognize, refuse_near_miss
@@ -63,6 +63,7 @@ class DataReport:
         duplicates_parted: those of either kind that are in several splits.
         stray: files and folders that belong to no domain or class, folders with a final ``/``.
         unlisted: images that no split file names, where there are split files.
+        remarks: what a reader takes and its user may not mean, a line each.
     """
 
     root: str
@@ -77,6 +78,7 @@ class DataReport:
     duplicates_parted: tuple[tuple[str, ...], ...]
     stray: tuple[str, ...]
     unlisted: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -92,7 +94,7 @@ class DataReport:
         return "\n".join([*self._head(), "", *self._table(), *self._troubles()])
 
     def _head(self) -> list[str]:
-        domains = len({c.domain for c in self.counts})
+        domains = len({c.domain for c in self.counts if c.domain})
         labels = len({c.label for c in self.counts if c.label})
         return [
             f"{self.root}: {self.layout}",
@@ -141,6 +143,7 @@ class DataReport:
                     lines.append(f"  ... and {len(items) - len(shown):,} more (--json lists all)")
 
         tell("Refused by the reader", self.faults, all_of_them=True)
+        tell("To be looked at", self.remarks, all_of_them=True)
         tell("Missing", self.missing)
         tell("Unreadable", [f"{key} ({reason})" for key, reason in self.unreadable])
         tell("Duplicated within a domain", [" = ".join(g) for g in self.duplicates_within])
@@ -203,6 +206,7 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
         unlisted=tuple(
             key for key, s in zip(found.keys, found.splits, strict=True) if s == UNLISTED
         ),
+        remarks=tuple(found.remarks),
     )
 
 
@@ -220,6 +224,7 @@ class _Found:
     faults: list[Fault] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     #: Those that are not among the keys.
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -326,7 +331,8 @@ def _of_survey(survey: Survey) -> _Found:
 
 
 def _of_folder(root: Path) -> _Found:
-    keys = find_images(root)
+    others: list[str] = []
+    keys = find_images(root, others)
     faults, stray = [], []
     try:
         with_classes = has_classes(root, keys)
@@ -335,16 +341,27 @@ def _of_folder(root: Path) -> _Found:
         with_classes = any(key.count("/") > 1 for key in keys)
         depth = 2 if with_classes else 1
         stray = [key for key in keys if key.count("/") < depth]
+    if not any("/" in key for key in keys):
+        # Not one of them is astray: there are no domains at all.
+        stray, layout = [], "flat folder, without domains"
+    else:
+        layout = "folder of domains and classes" if with_classes else "folder of domains"
     places = [unicodedata.normalize("NFC", key).split("/") for key in keys]
+    domains = [place[0] if len(place) > 1 else "" for place in places]
+    classes = [place[1] if with_classes and len(place) > 2 else "" for place in places]
+    remarks = [other_formats(others)] if others else []
+    if apart := lie_apart(domains, classes):
+        remarks.append(apart)
     return _Found(
-        "folder of domains and classes" if with_classes else "folder of domains",
+        layout,
         _content(root, keys, partial(read_image, size=_DECODED_SIZE)),
         keys,
-        [place[0] if len(place) > 1 else "" for place in places],
-        [place[1] if with_classes and len(place) > 2 else "" for place in places],
+        domains,
+        classes,
         split_by_group(keys).tolist(),
         faults,
         stray,
+        remarks=remarks,
     )
 
 

@@ -32,7 +32,7 @@ from ddm.data import cache
 from ddm.data.base import ImageDataset, Labels, split_by_group
 from ddm.data.emoji_families import Emoji, family
 from ddm.domains import DomainTable
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 from ddm.files import new_array
 
 EMOJI_DOMAINS = ("twemoji", "noto", "openmoji", "openmoji-line", "noto-mono")
@@ -121,12 +121,8 @@ def load_emoji(size: int = 32, cache_dir: Path | None = None) -> ImageDataset:
         return _dataset(table, MappedImages(_images_file(folder, size)), size)
     except (OSError, ValueError, KeyError) as error:
         raise DdmError(
-            f"{folder}: the emoji cache is damaged ({_first_line(error)}); delete it to rebuild it"
+            f"{folder}: the emoji cache is damaged ({first_line(error)}); delete it to rebuild it"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{error}".partition("\n")[0]
 
 
 def _dataset(table: pd.DataFrame, images: MappedImages, size: int) -> ImageDataset:

@@ -65,6 +65,8 @@ def load_folder(
                 f"{root}: all images lie in folders called {places[0][1]!r}, which is taken for "
                 f"their only class: if {', '.join(sorted(below)[:3])} are classes, move them up"
             )
+        if apart := lie_apart([place[0] for place in places], [place[1] for place in places]):
+            tell(f"{root}: {apart}")
     return ImageDataset(
         name=root.resolve().name,
         keys=tuple(keys),
@@ -77,6 +79,27 @@ def load_folder(
         labels=labels,
         skipped=skipped,
         enlarged=enlarged,
+    )
+
+
+def lie_apart(domains: Sequence[str], classes: Sequence[str]) -> str:
+    """What to say where no class folder occurs in two domains; empty where one does.
+
+    Args:
+        domains: of each image.
+        classes: likewise.
+    """
+    where: dict[str, set[str]] = {}
+    for domain, label in zip(domains, classes, strict=True):
+        if domain and label:
+            where.setdefault(label, set()).add(domain)
+    apart = len(set(domains)) > 1 and where and all(len(found) == 1 for found in where.values())
+    if not apart:
+        return ""
+    return (
+        f"no class lies in two domains ({', '.join(sorted(where)[:3])}): if these folders are no "
+        "classes but dates or places, move the images up into their domain's folder, or list them "
+        "in a manifest"
     )
 
 
@@ -113,8 +136,17 @@ def load_heap(root: Path, size: int = 64, channels: int = 3, strict: bool = Fals
     )
 
 
-def find_images(root: Path) -> list[str]:
-    """Keys of all images below root, sorted."""
+def find_images(root: Path, others: list[str] | None = None) -> list[str]:
+    """Keys of all images below root, sorted.
+
+    Args:
+        root: the folder.
+        others: gets the keys of images in formats that are not read; told of where it is None.
+
+    Raises:
+        DdmError: no such folder, none that can be listed, or no images in it; a name that is not
+            UTF-8.
+    """
     if not root.exists():
         raise DdmError(f"{root} does not exist: give the folder that holds one sub-folder a domain")
     if not root.is_dir():
@@ -122,21 +154,23 @@ def find_images(root: Path) -> list[str]:
             f"{root} is not a folder: give the folder that holds one sub-folder a domain, "
             "or load a CSV or Parquet file as a manifest"
         )
-    others: list[str] = []
-    keys = sorted(walk_images(os.fspath(root), others=others))
+    unread: list[str] = [] if others is None else others
+    keys = sorted(walk_images(os.fspath(root), others=unread))
+    if not keys and unread:
+        raise DdmError(f"{root} holds no images that can be read; {other_formats(unread)}")
     if not keys:
         raise DdmError(
             f"{root} holds no images: expected {root}/<domain>/<image> "
-            f"or {root}/<domain>/<class>/<image>" + (f"; {other_formats(others)}" if others else "")
+            f"or {root}/<domain>/<class>/<image>, and files that are called .jpg, .png, ..."
         )
     check_unicode(root, keys)
-    if others:
-        tell(f"{root}: {other_formats(others)}")
+    if unread and others is None:
+        tell(f"{root}: {other_formats(unread)}")
     return keys
 
 
 def other_formats(names: Sequence[str]) -> str:
-    """That images of other formats are passed over, in a line."""
+    """That images of other formats are passed over, in a line without the folder's name."""
     kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in names}))
     return (
         f"{len(names):,} files of formats that are not read ({kinds}) are passed over, first "
@@ -214,7 +248,8 @@ def has_classes(root: Path, keys: list[str]) -> bool:
     if 0 in by_depth:
         raise DdmError(
             f"{root / by_depth[0]} lies directly in {root}: put each source's images in its own "
-            "sub-folder, use a manifest, or have the domains found (ddm discover)"
+            "sub-folder, use a manifest, or have the domains found (ddm discover, or "
+            "ddm pretrain --domains discover)"
         )
     split = next((key.split("/")[0] for key in keys if _is_split(key.split("/")[0])), None)
     if split is not None:

@@ -20,8 +20,13 @@ from ddm.data.checked import Memory
 from ddm.data.keys import Keys
 from ddm.errors import DdmError
 
-#: Images that nobody here can decode, told of where a folder holds some.
-OTHER_FORMATS = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd"})
+#: Images that nobody here can decode, told of where a folder holds some: phones' and artists', raw
+#: ones of cameras, those of hospitals and microscopes.
+OTHER_FORMATS = frozenset(
+    {".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".tga", ".exr", ".hdr", ".svg"}
+    | {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+    | {".dcm", ".dicom", ".nii", ".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2"}
+)
 #: What counts as an image when a folder is listed; compare with the suffix in lower case.
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}

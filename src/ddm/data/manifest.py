@@ -15,7 +15,7 @@ from ddm.data.base import SPLITS, ImageDataset, Labels, split_by_group
 from ddm.data.images import keep_readable
 from ddm.data.keys import Keys
 from ddm.domains import DomainTable
-from ddm.errors import DdmError
+from ddm.errors import DdmError, first_line
 
 #: How the name of a manifest ends.
 MANIFESTS = (".parquet", ".csv")
@@ -239,8 +239,7 @@ def _read_parquet(path: Path) -> Table:
             wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
             table = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise DdmError(f"{path} is not a readable Parquet file ({first_line})") from error
+        raise DdmError(f"{path} is not a readable Parquet file ({first_line(error)})") from error
     return {name: [_plain(value) for value in table.column(name).to_pylist()] for name in wanted}
 
 

@@ -76,9 +76,9 @@ class DINO(Method):
     """
 
     settings_type = DINOSettings
+    many_views = True
     # Section 3.2: AdamW with a rate of 5e-4 at 256, the decay rises from 0.04 to 0.4. The limit of
     # the gradients is the default of the authors' code.
-    many_views = True
     optimizer = OptimizerSettings(
         "adamw", learning_rate=5e-4, weight_decay=0.04, final_weight_decay=0.4, clip_norm=3.0
     )

@@ -119,7 +119,7 @@ class CORALInvariance(nn.Module):
 
     CORAL, Sun & Saenko, 2016 (arXiv 1607.01719), with the means as in DomainBed: for each pair,
     ``mean((mu_a - mu_b)^2) + mean((C_a - C_b)^2)`` on standardised features. Domains with a single
-    row in the batch have no covariance and are left out.
+    sample in the batch have no covariance and are left out.
 
     The covariances themselves are never formed: ``<C_a, C_b>`` is a sum over squared inner
     products, which costs M x M x D instead of K x D x D.
@@ -128,7 +128,8 @@ class CORALInvariance(nn.Module):
     def forward(self, features: Tensor, batch: DomainBatch) -> Tensor:
         """The term, shape (), of standardised features, shape (M, dim)."""
         dim = features.shape[1]
-        pairs = batch.pairs(minimum=2)
+        # Rows of one sample are its views: how they differ is no covariance of the domain.
+        pairs = batch.pairs(minimum=batch.num_views + 1)
         means = batch.averaging.T @ features
         centred = features - batch.one_hot @ means
         unbiased = batch.one_hot / (batch.counts - 1).clamp_min(1)

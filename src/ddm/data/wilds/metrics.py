@@ -67,8 +67,8 @@ def wilds_score(
         DdmError: a data set without a metric here; no predictions; shapes that differ; a column
             that is missing; values that are not finite; a correlation that is not defined.
     """
-    if name not in _METRICS:
-        raise DdmError(f"no metric of WILDS is known for {name!r}; use {', '.join(_METRICS)}")
+    if name not in WILDS_METRICS:
+        raise DdmError(f"no metric of WILDS is known for {name!r}; use {', '.join(WILDS_METRICS)}")
     predicted, true = np.asarray(predicted), np.asarray(true)
     if predicted.shape != true.shape or true.ndim != 1:
         raise DdmError(
@@ -92,7 +92,7 @@ def wilds_score(
                 f"{name}: metadata[{column!r}] has shape {columns[column].shape}, but the targets "
                 f"have {true.shape}; take it at the same images"
             )
-    return _METRICS[name](predicted, true, columns)
+    return WILDS_METRICS[name](predicted, true, columns)
 
 
 def _accuracies(correct: NDArray[np.bool_], column: str, groups: NDArray[Any]) -> dict[str, float]:
@@ -190,7 +190,7 @@ def _pearson(x: NDArray[np.float64], y: NDArray[np.float64], part: str) -> float
     return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1, 1))
 
 
-_METRICS: dict[str, Callable[..., WildsScore]] = {
+WILDS_METRICS: dict[str, Callable[..., WildsScore]] = {
     "camelyon17": _mean_accuracy("slide"),
     "iwildcam": _macro_f1,
     "fmow": _worst_region,
