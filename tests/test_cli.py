@@ -228,3 +228,22 @@ def test_a_file_that_cannot_be_written_goes_by_its_own_name(tmp_path, monkeypatc
 
     monkeypatch.setitem(cli.COMMANDS, "methods", full)
     assert f"{tmp_path / 'report.html'}: Is a directory" in refused(capsys, "methods")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "pretrain images --learning_rate x",
+            "learning_rate=x must be a number; see `ddm pretrain",
+        ),
+        ("pretrain images --epochs 1.5", "epochs=1.5 must be a whole number"),
+        ("pretrain images --ddm.enabled maybe", "ddm.enabled=maybe must be true or false"),
+        ("pretrain images --accelerator tpu", "accelerator=tpu must be one of auto, cpu, gpu"),
+        ("pretrain", "ddm pretrain needs images; see `ddm pretrain --help`"),
+        ("report", "ddm report needs runs; see `ddm report --help`"),
+        ("data check", "ddm data check needs root; see `ddm data check --help`"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(capsys, words, said):
+    assert said in refused(capsys, *words.split())

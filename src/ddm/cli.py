@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from ddm import __version__
-from ddm.config import FinetuneConfig, PretrainConfig
+from ddm.config import FinetuneConfig, PretrainConfig, in_words
 from ddm.errors import DdmError
 
 #: How many unreadable images `ddm embed` names.
@@ -84,9 +84,13 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and leave with status 2."""
-        words = " ".join(message.split())
+        words = in_words(message)
         near = _near_option(words, [name for a in self._actions for name in a.option_strings])
         program = self.prog.replace(" [options]", "")
+        # Of a command's own arguments the parser of all commands says "required: pretrain.images".
+        if found := re.search(r"required: ([\w.]+)\.(\w+)", words):
+            program = f"ddm {found[1].replace('.', ' ')}"
+            words = f"{program} needs {found[2]}"
         print(f"ddm: error: {words}{near}; see `{program} --help`", file=sys.stderr)
         raise SystemExit(2)
 

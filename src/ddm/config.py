@@ -341,10 +341,29 @@ def _typed(kind: Any, values: Any, where: str) -> dict[str, Any]:
     try:
         typed: dict[str, Any] = _parser(kind).parse_object(values).as_dict()
     except ArgumentError as error:
-        message = " ".join(str(error).split()).removeprefix("Parser key ")
-        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "")
-        raise DdmError(f"{where}: {message}") from None
+        raise DdmError(f"{where}: {in_words(str(error))}") from None
     return typed
+
+
+_KINDS = {
+    **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},
+    **{"tuple": "a list", "list": "a list", "dict": "names with values"},
+}
+
+
+def in_words(message: str) -> str:
+    """What jsonargparse says of a value that a setting cannot have, without Python's types."""
+    message = " ".join(message.split())
+    found = re.match(r'Parser key "([^"]+)": (.*(?:Got value|Given value)): (.*)$', message)
+    if found is None:
+        return message
+    setting, complaint, value = found.groups()
+    if literal := re.search(r"Expected a typing\.Literal\[(.+?)\]", complaint):
+        return f"{setting}={value} must be one of {literal[1].replace(chr(39), '')}"
+    kinds = [k for k in re.findall(r"Expected a <class '(\w+)'>", complaint) if k != "NoneType"]
+    if not kinds:
+        return message
+    return f"{setting}={value} must be {' or '.join(_KINDS.get(k, k) for k in kinds)}"
 
 
 @cache

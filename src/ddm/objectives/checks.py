@@ -23,5 +23,5 @@ def require_whole(**settings: int) -> None:
         ValueError: one is not; it is named.
     """
     for name, value in settings.items():
-        if value != int(value) or value < 1:
+        if not (1 <= value < math.inf and value == int(value)):
             raise ValueError(f"{name}={value} must be a whole number, 1 at least")
