@@ -171,8 +171,13 @@ def test_splits_are_no_domains(tmp_path, name):
 def test_names_that_are_not_utf8(tmp_path):
     make(tmp_path, "a/1.png", "b/1.png")
     os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path) + b"/a/caf\xe9.png")
-    with pytest.raises(DdmError, match=r"1 image paths .* not UTF-8, first b'a/caf\\xe9.png': ren"):
+    with pytest.raises(DdmError, match=r"not UTF-8: 1, first b'a/caf\\xe9.png'; rename them"):
         load_folder(tmp_path)
+    make(tmp_path, "a/2.png")
+    report = check_data(tmp_path)
+    assert report.images == 2 and not report.usable
+    assert "not UTF-8: 1, first b'a/caf\\xe9.png'" in report.faults[0]
+    assert "not UTF-8" in report.to_json()
 
 
 def test_folder_without_permission(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What holds for every method."""
 
+import copy
 import math
 
 import pytest
@@ -49,6 +50,31 @@ def test_a_step_never_waits_for_the_device(name):
             optimizer.step()
         method.after_step()
     assert not waits.found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_under_autocast_the_loss_is_that_of_float32(name):
+    """Of what the heads give in bfloat16, as if no autocast were on."""
+    torch.manual_seed(0)
+    model, dim = build_encoder(EncoderSpec("small", 3, 32))
+    method = METHODS[name](model, dim)
+    again = copy.deepcopy(method) if name != "dino" else None
+    if again is None:  # Weight norm cannot be deep-copied.
+        again = METHODS[name](copy.deepcopy(model), dim)
+        again.load_state_dict(method.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    views = random_views(torch.rand(8, 3, 32, 32), method.views(32), generator)
+    given = []
+    heads = [n for n, _ in method.named_children() if n.endswith("head")]
+    for head in heads:
+        getattr(method, head).register_forward_hook(lambda *call: given.append(call[-1]))
+        getattr(again, head).register_forward_hook(lambda *_: given.pop(0).float())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(views).loss
+    assert heads and all(output.dtype == torch.bfloat16 for output in given)
+    assert loss.dtype == torch.float32
+    expected = again(views).loss
+    assert not given and loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_what_waits_is_found():

@@ -21,7 +21,14 @@ from ddm.data import huggingface, wilds
 from ddm.data.arrays import read_array
 from ddm.data.base import split_by_group
 from ddm.data.benchmarks import UNLISTED, Fault, Survey
-from ddm.data.folder import find_images, has_classes, lie_apart, other_formats
+from ddm.data.folder import (
+    check_unicode,
+    has_classes,
+    is_unicode,
+    lie_apart,
+    list_images,
+    other_formats,
+)
 from ddm.data.images import UnreadableImage, read_image
 from ddm.data.manifest import MANIFESTS, read_listed
 from ddm.data.recognition import recognize, refuse_near_miss
@@ -175,8 +182,8 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
 
     Raises:
         DdmError: a root that is missing or without images, or a file and no manifest; the folder
-            just above or below a benchmark's; a folder that cannot be listed; a name that is not
-            UTF-8; HDF5 files without ``h5py``, or damaged ones; a table of WILDS that is missing or
+            just above or below a benchmark's; a folder that cannot be listed; a benchmark's image
+            whose name is not UTF-8; HDF5 files without ``h5py``, or damaged ones; a table of WILDS that is missing or
             damaged; a manifest that `load_manifest` refuses for what it says.
     """
     root = Path(root)
@@ -331,9 +338,13 @@ def _of_survey(survey: Survey) -> _Found:
 
 
 def _of_folder(root: Path) -> _Found:
-    others: list[str] = []
-    keys = find_images(root, others)
+    listed, others = list_images(root)
+    keys = [key for key in listed if is_unicode(key)]
     faults, stray = [], []
+    try:
+        check_unicode(root, listed)
+    except DdmError as error:
+        faults.append(Fault("stray", str(error)))
     try:
         with_classes = has_classes(root, keys)
     except DdmError as error:

@@ -136,16 +136,25 @@ def load_heap(root: Path, size: int = 64, channels: int = 3, strict: bool = Fals
     )
 
 
-def find_images(root: Path, others: list[str] | None = None) -> list[str]:
+def find_images(root: Path) -> list[str]:
     """Keys of all images below root, sorted.
-
-    Args:
-        root: the folder.
-        others: gets the keys of images in formats that are not read; told of where it is None.
 
     Raises:
         DdmError: no such folder, none that can be listed, or no images in it; a name that is not
             UTF-8.
+    """
+    keys, others = list_images(root)
+    check_unicode(root, keys)
+    if others:
+        tell(f"{root}: {other_formats(others)}")
+    return keys
+
+
+def list_images(root: Path) -> tuple[list[str], list[str]]:
+    """Keys of all images below root, and of those in formats that are not read, sorted.
+
+    Raises:
+        DdmError: no such folder, none that can be listed, or no images in it.
     """
     if not root.exists():
         raise DdmError(f"{root} does not exist: give the folder that holds one sub-folder a domain")
@@ -154,19 +163,16 @@ def find_images(root: Path, others: list[str] | None = None) -> list[str]:
             f"{root} is not a folder: give the folder that holds one sub-folder a domain, "
             "or load a CSV or Parquet file as a manifest"
         )
-    unread: list[str] = [] if others is None else others
-    keys = sorted(walk_images(os.fspath(root), others=unread))
-    if not keys and unread:
-        raise DdmError(f"{root} holds no images that can be read; {other_formats(unread)}")
+    others: list[str] = []
+    keys = sorted(walk_images(os.fspath(root), others=others))
+    if not keys and others:
+        raise DdmError(f"{root} holds no images that can be read; {other_formats(others)}")
     if not keys:
         raise DdmError(
             f"{root} holds no images: expected {root}/<domain>/<image> "
             f"or {root}/<domain>/<class>/<image>, and files that are called .jpg, .png, ..."
         )
-    check_unicode(root, keys)
-    if unread and others is None:
-        tell(f"{root}: {other_formats(unread)}")
-    return keys
+    return keys, sorted(others)
 
 
 def other_formats(names: Sequence[str]) -> str:
@@ -180,15 +186,16 @@ def other_formats(names: Sequence[str]) -> str:
 
 def check_unicode(root: Path, keys: Sequence[str]) -> None:
     """Raise `DdmError` if a key could be written neither to a report nor to a table."""
-    misnamed = [key for key in keys if not _is_unicode(key)]
+    misnamed = [key for key in keys if not is_unicode(key)]
     if misnamed:
         raise DdmError(
-            f"{len(misnamed):,} image paths below {root} are not UTF-8, "
-            f"first {os.fsencode(misnamed[0])!r}: rename them, with convmv for instance"
+            f"image paths below {root} that are not UTF-8: {len(misnamed):,}, "
+            f"first {os.fsencode(misnamed[0])!r}; rename them, with convmv for instance"
         )
 
 
-def _is_unicode(key: str) -> bool:
+def is_unicode(key: str) -> bool:
+    """Whether a key can be written to a report or a table."""
     try:
         key.encode()
     except UnicodeEncodeError:

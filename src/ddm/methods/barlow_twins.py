@@ -9,7 +9,14 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.methods.base import Method, MethodOutput, byol_views, require_range, require_widths
+from ddm.methods.base import (
+    Method,
+    MethodOutput,
+    byol_views,
+    in_float32,
+    require_range,
+    require_widths,
+)
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -79,10 +86,8 @@ class BarlowTwins(Method):
 
     def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Equation 1, times ``scale``, on the global batch's projections: (N, output_dim) each."""
-        with torch.autocast(z1.device.type, enabled=False):
-            standardized = [
-                _standardize(z if z.dtype == torch.float64 else z.float()) for z in (z1, z2)
-            ]
+        with in_float32(z1, z2) as both:
+            standardized = [_standardize(z) for z in both]
             correlation = standardized[0].T @ standardized[1] / len(z1)
             diagonal = correlation.diagonal()
             invariance = (1 - diagonal).square().sum()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -136,6 +137,18 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called after each step of the optimizer."""
+
+
+@contextmanager
+def in_float32(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Inside, autocast is off; gives the tensors, those of half precision in float32.
+
+    Losses are computed so, as the module's terms are: in bfloat16 logits at a temperature of 0.1
+    would keep eight bits, and the gradient of a contrastive loss be off by some percent.
+    """
+    half = torch.float16, torch.bfloat16
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield tuple(t.float() if t.dtype in half else t for t in tensors)
 
 
 def require_widths(settings: Any, *names: str) -> None:

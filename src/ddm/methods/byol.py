@@ -15,6 +15,7 @@ from ddm.methods.base import (
     MomentumCopy,
     byol_views,
     cosine,
+    in_float32,
     require_range,
     require_widths,
 )
@@ -85,9 +86,8 @@ class BYOL(Method):
         features = self.encoder(both)
         predictions = self.prediction_head(self.head(features[:, self.head_start :]))
         targets = self.target_head(self.target_encoder(both)[:, self.head_start :])
-        p1, p2 = predictions.chunk(2)
-        t1, t2 = targets.chunk(2)
-        loss = (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
+        with in_float32(*predictions.chunk(2), *targets.chunk(2)) as (p1, p2, t1, t2):
+            loss = (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
         return MethodOutput(loss, torch.stack(features.chunk(2)))
 
     def after_step(self) -> None:

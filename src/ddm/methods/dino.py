@@ -16,6 +16,7 @@ from ddm.methods.base import (
     MethodOutput,
     MomentumCopy,
     cosine,
+    in_float32,
     require_range,
     require_widths,
     simclr_view,
@@ -126,9 +127,10 @@ class DINO(Method):
             parts += self.encoder(torch.cat(views[2:])).chunk(len(views) - 2)
         student = [self.head(part[:, self.head_start :]) for part in parts]
         teacher = self.teacher_head(self.teacher_encoder(large)[:, self.head_start :])
-        loss = self.criterion(
-            list(teacher.chunk(2)), student, teacher_temp=self._teacher_temperature()
-        )
+        with in_float32(teacher, *student) as (teacher, *student):
+            loss = self.criterion(
+                list(teacher.chunk(2)), student, teacher_temp=self._teacher_temperature()
+            )
         return MethodOutput(loss, torch.stack(parts[:2]))
 
     def _teacher_temperature(self) -> float:

@@ -14,6 +14,7 @@ from ddm.methods.base import (
     Method,
     MethodOutput,
     MomentumCopy,
+    in_float32,
     moco_view,
     require_range,
     require_widths,
@@ -129,14 +130,16 @@ class MoCo(Method):
     def step(self, views: list[Tensor]) -> MethodOutput:
         query_view, key_view = views
         features = self.encoder(query_view)
-        queries = F.normalize(self.head(features[:, self.head_start :]), dim=1)
+        queries = self.head(features[:, self.head_start :])
         key_features = self.key_encoder(key_view)
-        keys = F.normalize(self.key_head(key_features[:, self.head_start :]), dim=1)
-        positive = (queries * keys).sum(1, keepdim=True)
-        # A copy, since the queue moves on before the backward pass.
-        negative = queries @ self.queue.keys.clone().T.to(queries.dtype)
-        logits = torch.cat([positive, negative], dim=1) / self.settings.temperature
-        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+        keys = self.key_head(key_features[:, self.head_start :])
+        with in_float32(queries, keys) as (queries, keys):
+            queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+            positive = (queries * keys).sum(1, keepdim=True)
+            # A copy, since the queue moves on before the backward pass.
+            negative = queries @ self.queue.keys.clone().T.to(queries.dtype)
+            logits = torch.cat([positive, negative], dim=1) / self.settings.temperature
+            loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
         if self.training:
             self.queue.push(gather_rows(keys))
         return MethodOutput(loss, torch.stack([features, key_features]))

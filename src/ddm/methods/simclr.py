@@ -11,7 +11,14 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
 from ddm.distributed import gather_rows
-from ddm.methods.base import Method, MethodOutput, require_range, require_widths, simclr_view
+from ddm.methods.base import (
+    Method,
+    MethodOutput,
+    in_float32,
+    require_range,
+    require_widths,
+    simclr_view,
+)
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -131,14 +138,15 @@ def nt_xent(
     Returns:
         The mean over the 2 N views, a scalar.
     """
-    z = F.normalize(projections.flatten(0, 1), dim=1)
-    n = projections.shape[1]
-    logits = z @ z.T / temperature
-    if domains is not None:
-        d = domains.repeat(2)
-        differ = (d[:, None] != d) & (d[:, None] >= 0) & (d >= 0)
-        log_weight = math.log(other_domains) if other_domains > 0 else -math.inf
-        logits = torch.where(differ, logits + log_weight, logits)
-    # A view is no negative of itself.
-    logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
-    return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))
+    with in_float32(projections) as (projections,):
+        z = F.normalize(projections.flatten(0, 1), dim=1)
+        n = projections.shape[1]
+        logits = z @ z.T / temperature
+        if domains is not None:
+            d = domains.repeat(2)
+            differ = (d[:, None] != d) & (d[:, None] >= 0) & (d >= 0)
+            log_weight = math.log(other_domains) if other_domains > 0 else -math.inf
+            logits = torch.where(differ, logits + log_weight, logits)
+        # A view is no negative of itself.
+        logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), -math.inf)
+        return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))

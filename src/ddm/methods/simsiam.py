@@ -9,7 +9,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 
-from ddm.methods.base import Method, MethodOutput, moco_view, require_widths
+from ddm.methods.base import Method, MethodOutput, in_float32, moco_view, require_widths
 from ddm.optimizers import OptimizerSettings
 from ddm.views import ViewSettings
 
@@ -70,7 +70,8 @@ class SimSiam(Method):
     def step(self, views: list[Tensor]) -> MethodOutput:
         features = self.encoder(torch.cat(views))
         projections = self.head(features[:, self.head_start :])
-        p1, p2 = self.prediction_head(projections).chunk(2)
-        z1, z2 = projections.detach().chunk(2)
-        loss = (self.criterion(p1, z2) + self.criterion(p2, z1)) / 2
+        predictions = self.prediction_head(projections)
+        both = *predictions.chunk(2), *projections.detach().chunk(2)
+        with in_float32(*both) as (p1, p2, z1, z2):
+            loss = (self.criterion(p1, z2) + self.criterion(p2, z1)) / 2
         return MethodOutput(loss, torch.stack(features.chunk(2)))
