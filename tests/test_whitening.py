@@ -85,3 +85,13 @@ def test_the_file_holds_the_map(features, tmp_path):
     np.testing.assert_array_equal(again(features), found(features))
     read = load_file(tmp_path / "whitening.safetensors")
     np.testing.assert_array_equal((features - read["mean"]) @ read["matrix"], found(features))
+
+
+def test_too_few_images_are_told_of_wherever_it_is_used(tmp_path, features):
+    few = Whitening.fit(features, np.arange(2 * features.shape[1] - 1))
+    few.save(tmp_path / "whitening.safetensors")
+    assert f"fitted to {2 * features.shape[1] - 1} images" in few.doubt
+    assert Whitening.load(tmp_path / "whitening.safetensors").doubt == few.doubt
+    assert Whitening.fit(features, np.arange(2 * features.shape[1])).doubt == ""
+    # Files of earlier versions do not say.
+    assert Whitening(few.mean, few.matrix).doubt == ""

@@ -14,6 +14,7 @@ from ddm.embed import embed
 from ddm.errors import DdmError
 from ddm.export import load_encoder
 from ddm.files import atomic
+from ddm.messages import tell
 from ddm.run_folder import RunFolder
 from ddm.whitening import Whitening
 
@@ -71,6 +72,8 @@ def embed_images(
                 f"{folder.whitening_file} is missing: `ddm evaluate {folder.path}` fits it"
             )
         whitening = Whitening.load(folder.whitening_file)
+        if whitening.doubt:
+            tell(whitening.doubt)
     dataset = open_heap(images, spec.image_size, spec.channels, strict)
     columns = {"variant": slice(None, variant_dim), "invariant": slice(variant_dim, None)}
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -85,11 +85,8 @@ def evaluate(
     whitening = Whitening.fit(features, training)
     if whitening is not None:
         whitening.save(run.whitening_file)
-        if len(training) < 2 * features.shape[1]:
-            tell(
-                f"whitened features are fitted to {len(training)} images for "
-                f"{features.shape[1]} dimensions: too few to trust distances between them"
-            )
+        if whitening.doubt:
+            tell(whitening.doubt)
         if not wilds:  # Linear probes alone are read there, and they scale features themselves.
             portions["whitened"] = whitening(features)
     if dataset.labels and not wilds and not dataset.domains.num_domains:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ddm.errors import DdmError
@@ -34,10 +34,23 @@ class Whitening:
     Args:
         mean: shape (D,).
         matrix: shape (D, D), symmetric.
+        images: how many it was fitted to; None where that is not known.
     """
 
     mean: NDArray[np.float32]
     matrix: NDArray[np.float32]
+    images: int | None = None
+
+    @property
+    def doubt(self) -> str:
+        """What to say where it was fitted to too few images; empty else."""
+        width = len(self.mean)
+        if self.images is None or self.images >= 2 * width:
+            return ""
+        return (
+            f"whitened features are fitted to {self.images} images for {width} dimensions: too few "
+            "to trust distances between them"
+        )
 
     @classmethod
     def fit(
@@ -84,7 +97,7 @@ class Whitening:
         if not variance > 1e-12 * np.square(mean).mean():
             return None
         matrix = (vectors * (values.clip(0) + _RIDGE * variance) ** -0.5) @ vectors.T
-        return cls(mean.astype(np.float32), matrix.astype(np.float32))
+        return cls(mean.astype(np.float32), matrix.astype(np.float32), len(rows))
 
     def __call__(self, features: Floats) -> Floats:
         """Whitened features, shape (N, D).
@@ -101,7 +114,11 @@ class Whitening:
     def save(self, path: Path) -> None:
         """Write ``mean`` and ``matrix`` as a safetensors file."""
         with atomic(path) as temporary:
-            save_file({"mean": self.mean, "matrix": self.matrix}, temporary)
+            save_file(
+                {"mean": self.mean, "matrix": self.matrix},
+                temporary,
+                None if self.images is None else {"images": str(self.images)},
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> Whitening:
@@ -111,7 +128,9 @@ class Whitening:
             DdmError: the file is missing, or another one.
         """
         try:
-            return cls(**load_file(path))
+            with safe_open(path, framework="np") as file:
+                images = (file.metadata() or {}).get("images")
+            return cls(**load_file(path), images=None if images is None else int(images))
         except (OSError, SafetensorError, TypeError) as error:
             raise DdmError(
                 f"{path} is no whitening that `ddm evaluate` wrote ({error}); evaluate the run"

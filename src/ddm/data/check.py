@@ -183,8 +183,8 @@ def check_data(root: str | os.PathLike[str]) -> DataReport:
     Raises:
         DdmError: a root that is missing or without images, or a file and no manifest; the folder
             just above or below a benchmark's; a folder that cannot be listed; a benchmark's image
-            whose name is not UTF-8; HDF5 files without ``h5py``, or damaged ones; a table of WILDS that is missing or
-            damaged; a manifest that `load_manifest` refuses for what it says.
+            whose name is not UTF-8; HDF5 files without ``h5py``, or damaged ones; a table of WILDS
+            that is missing or damaged; a manifest that `load_manifest` refuses for what it says.
     """
     root = Path(root)
     found = _find(root)
