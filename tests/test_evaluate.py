@@ -180,7 +180,7 @@ def test_chance_of_retrieval_where_things_have_several_pictures(dataset):
 
 def test_pooled_leakage_has_the_chance_of_the_largest_domain(dataset):
     index = np.where(np.arange(len(dataset)) % 10 == 0, 1, 0)
-    unequal = dataset.with_domains(DomainTable(index, ("large", "small")))
+    unequal = replace(dataset, domains=DomainTable(index, ("large", "small")))
     nothing = np.zeros((len(dataset), 3), np.float32)
     rows = [r for r in SeenUnseen(unequal, ()).evaluate({"all": nothing}) if r["label"] == "domain"]
     pooled, mean = (find(rows, domain=name) for name in ("pooled", "mean"))

@@ -206,7 +206,7 @@ def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):
         assert set(training.domains.index[dataset.domains.index == old]) == {new}
     index = dataset.domains.index.copy()
     index[0] = -1
-    unknown = dataset.with_domains(DomainTable(index, dataset.domains.names))
+    unknown = replace(dataset, domains=DomainTable(index, dataset.domains.names))
     training = Pretraining(config(tmp_path, held_out=["night"]), unknown)
     batch = training.on_before_batch_transfer((None, None, torch.tensor([0, len(index) - 1])), 0)
     assert batch[1].tolist() == [-1, 1]
@@ -215,7 +215,7 @@ def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):
 def test_unknown_domains_train(tmp_path, dataset):
     index = dataset.domains.index.copy()
     index[::2] = -1
-    half = dataset.with_domains(DomainTable(index, dataset.domains.names))
+    half = replace(dataset, domains=DomainTable(index, dataset.domains.names))
     run = pretrain(config(tmp_path, epochs=1), half)
     assert all(np.isfinite(float(r["loss"])) for r in metrics(run) if r["loss"])
 
@@ -371,7 +371,7 @@ def test_one_is_told_of_domains_too_many_for_the_batch(tmp_path, dataset, capsys
         return "only ones of their domain" in capsys.readouterr().err
 
     many = DomainTable.from_names([f"{i % 27:02}" for i in range(len(dataset))])
-    domains = dataset.with_domains(many)
+    domains = replace(dataset, domains=many)
     assert told(output=str(tmp_path / "a"))
     assert not told(output=str(tmp_path / "b"), ddm=ModuleConfig(invariance="coral"))
     assert not told(output=str(tmp_path / "c"), images_per_domain=4)
@@ -526,7 +526,7 @@ def test_a_renamed_domain_is_not_lost_silently(tmp_path, dataset):
     run = pretrain(config(tmp_path, epochs=1), dataset)
     renamed = DomainTable(dataset.domains.index, ("filled2", "night", "outline"))
     with pytest.raises(DdmError, match="no domain filled any more"):
-        run.with_saved_domains(dataset.with_domains(renamed))
+        run.with_saved_domains(replace(dataset, domains=renamed))
 
 
 def test_one_domain_in_the_training_split_is_refused(tmp_path, dataset):

@@ -587,6 +587,7 @@ def test_runs_with_and_without_labels(tmp_path, monkeypatch, drawn):
         assert "No accuracy was measured of bare, without classes to learn." in page.text
         assert "the 4 classes of “class”" in page.text
         assert "these images have labels" not in page.text
+        assert "Of the runs that have labels accuracy stands below." in page.text
 
 
 def test_classes_that_lie_in_one_domain_each(tmp_path):

@@ -214,7 +214,12 @@ def headline(runs: Sequence[Run]) -> list[str]:
         return sentences
     if figure[0] == "leakage":
         sentences[0] += f"; chance is {' / '.join(chances)}."
-        sentences.append("No labels tell whether that helps or hurts.")
+        some = any(main_label([run]) is not None for run in runs)
+        sentences.append(
+            "Of the runs that have labels accuracy stands below."
+            if some
+            else "No labels tell whether that helps or hurts."
+        )
         return sentences
     if figure[0] == "wilds":
         sentences[0] += f"; chance is {' / '.join(chances)}."

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ddm.data.base import ImageDataset
 from ddm.data.loading import IndexedImages, batches, default_workers
+from ddm.views import to_float
 
 #: Side at which styles are compared, in pixels.
 STYLE_SIZE = 64
@@ -195,8 +196,7 @@ def style_features(
     whole, halves, colours, views = [], [], [], {}
     with torch.inference_mode():
         for images, _, _ in tqdm(loader, desc="Styles", unit="batch", leave=False):
-            pixels = images.to(device)
-            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+            pixels = to_float(images.to(device))
             if pixels.shape[-1] != STYLE_SIZE:
                 side = (STYLE_SIZE, STYLE_SIZE)
                 pixels = F.interpolate(pixels, side, mode="bilinear", antialias=True)

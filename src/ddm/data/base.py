@@ -143,10 +143,6 @@ class ImageDataset:
         pairs = np.unique(np.stack([classes[known], domains[known]]), axis=1)
         return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
-    def with_domains(self, domains: DomainTable) -> ImageDataset:
-        """The same images under another domain table (discovered or corrected)."""
-        return replace(self, domains=domains)
-
     def resized(self, size: int) -> ImageDataset:
         """The same images, read at another size from where they lie.
 
