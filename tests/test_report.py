@@ -280,8 +280,11 @@ def test_one_run(tmp_path, pair):
     assert "is right for 75.0% of the images (95% interval" in page.text
     assert "75.0% on the seen domains, chance is 25.0%." in page.text
     assert "At a glance" not in page.text
+    assert "ddm embed RUN IMAGES --portion invariant" in page.text
+    assert "The same on your own images" not in page.text  # They are.
     assert "Invariant portion" in page.text and "whitening.safetensors" in page.text
     page = Page(write(tmp_path, dataset, without, title="A <title>"))
+    assert "ddm embed RUN IMAGES -o" in page.text
     assert "Invariant portion" not in page.text
     assert page.headings[0][1] == "A <title>"
 

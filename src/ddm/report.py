@@ -130,6 +130,7 @@ def write_report(
         settings=_settings(opened),
         provenance=_provenance(opened),
         credits=_credits(opened),
+        on_emoji=all(run.config.images == "emoji" for run in opened),
     )
 
 
