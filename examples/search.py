@@ -21,6 +21,8 @@ def main(features: str, wanted: str, number: int = 5, groups: int = 8) -> pd.Dat
     h /= np.linalg.norm(h, axis=1, keepdims=True)  # so that h @ h.T holds cosines
     source = table["path"].str.split("/").str[0]
 
+    if wanted not in set(table["path"]):
+        raise SystemExit(f"{wanted} is not in {features}; its paths look like {table['path'][0]}")
     query = table.index[table["path"] == wanted][0]
     table["similarity"] = h @ h[query]
     # Without this a picture's neighbours are those of its own source, whatever they show.

@@ -306,13 +306,13 @@ def test_grids_that_come_with_the_package(path):
         (dict(base={"epochs": -1}), "epochs=-1 must be at least 0"),
         (
             dict(base={"train_split": "training"}),
-            "variant plain: train_split=training must be one of train, all",
+            "variant plain: train_split: training must be one of train, all",
         ),
         (
             dict(variants={"a": {"ddm.invariance": "corall"}}),
             "ddm.invariance='corall' is unknown; .*or give",
         ),
-        (dict(variants={"a": {"epochs": 1.5}}), "variant a: epochs=1.5 must be a whole number"),
+        (dict(variants={"a": {"epochs": 1.5}}), "variant a: epochs: 1.5 must be a whole number"),
         (dict(variants={"a": {"seed": None}}), "seed is not to be set"),
         (dict(variants={"a": {"size": None}}), "variant a: size has no value"),
         (dict(variants={"a": {"ddm": 3}}), "ddm must hold settings by name, not 3"),
@@ -322,12 +322,15 @@ def test_grids_that_come_with_the_package(path):
         (dict(reserved="outline"), "reserved must be a list, not 'outline'"),
         (dict(seeds=[0, 0]), "asks twice for coral_outline_0, plain_outline_0"),
         (dict(folds=["A"], base={"splits": "B"}), "splits is not to be set"),
-        (dict(folds=["F"]), "splits=F must be one of drawn, official, A"),
+        (dict(base={"ddm.invariance": 3}), "ddm.invariance: 3 must be one of .*, or package.modu"),
+        (dict(base={"ddm.invariance_args": {"nope": 1}}), "instances has no setting 'nope'"),
+        (dict(base={"method_args": {"nope": 1}}), "has no setting 'nope'"),
+        (dict(folds=["F"]), "splits: F must be one of drawn, official, A"),
         (
             dict(base={"finetune.steps": 3}),
             "variant plain: sets finetune.steps, .* no `finetune:`",
         ),
-        (dict(finetune={"learning_rates": 0.1}), "finetune: learning_rates=0.1 must be a list"),
+        (dict(finetune={"learning_rates": 0.1}), "finetune: learning_rates: 0.1 must be a list"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_runs(tmp_path, images, changes, message):

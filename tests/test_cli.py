@@ -235,11 +235,12 @@ def test_a_file_that_cannot_be_written_goes_by_its_own_name(tmp_path, monkeypatc
     [
         (
             "pretrain images --learning_rate x",
-            "learning_rate=x must be a number; see `ddm pretrain",
+            "learning_rate: x must be a number; see `ddm pretrain",
         ),
-        ("pretrain images --epochs 1.5", "epochs=1.5 must be a whole number"),
-        ("pretrain images --ddm.enabled maybe", "ddm.enabled=maybe must be true or false"),
-        ("pretrain images --accelerator tpu", "accelerator=tpu must be one of auto, cpu, gpu"),
+        ("pretrain images --epochs 1.5", "epochs: 1.5 must be a whole number"),
+        ("pretrain images --ddm.enabled maybe", "ddm.enabled: maybe must be true or false"),
+        ("pretrain images --accelerator tpu", "accelerator: tpu must be one of auto, cpu, gpu;"),
+        ("pretrain images --method_args.temperature x", "method_args: x must be a number;"),
         ("pretrain", "ddm pretrain needs images; see `ddm pretrain --help`"),
         ("report", "ddm report needs runs; see `ddm report --help`"),
         ("data check", "ddm data check needs root; see `ddm data check --help`"),
@@ -247,3 +248,11 @@ def test_a_file_that_cannot_be_written_goes_by_its_own_name(tmp_path, monkeypatc
 )
 def test_what_cannot_be_is_said_in_words(capsys, words, said):
     assert said in refused(capsys, *words.split())
+
+
+def test_progress_is_on_stderr(folder, tmp_path):
+    """What a command prints can be redirected without its bars."""
+    command = [sys.executable, "-m", "ddm", "pretrain", folder, "-o", tmp_path / "run", *FAST]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "it/s" in done.stderr and "it/s" not in done.stdout
+    assert "Next: ddm evaluate" in done.stdout

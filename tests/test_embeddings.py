@@ -91,6 +91,7 @@ def test_images_that_the_run_never_saw_at_any_depth(run, images, tmp_path, capsy
 def test_what_is_refused_writes_nothing(run, images, tmp_path):
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
+    (unfinished / "config.yaml").write_bytes(run.config_file.read_bytes())
     manifest = tmp_path / "list.parquet"
     pd.DataFrame({"path": [str(next(images.rglob("*.png")))]}).to_parquet(manifest)
     before = manifest.read_bytes()
@@ -99,7 +100,8 @@ def test_what_is_refused_writes_nothing(run, images, tmp_path):
         ((run.path, str(images), output, "invariants"), "--portion invariants is unknown; choose"),
         ((run.path, str(images), output.with_suffix(".csv")), "name ends in .parquet"),
         ((run.path, str(manifest), manifest), "is the manifest itself"),
-        ((unfinished, str(images), output), "is not a run folder"),
+        ((unfinished, str(images), output), "has not finished; `ddm resume"),
+        ((tmp_path / "nope", str(images), output), r"nope is not a run folder"),
         ((run.path, str(tmp_path / "nowhere"), output), "neither a folder"),
     ):
         with pytest.raises(DdmError, match=message):

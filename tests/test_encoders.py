@@ -73,7 +73,7 @@ def test_saved_encoders_load_here_and_with_timm_alone(tmp_path, name):
 
 def test_files_that_are_no_encoders_are_named(tmp_path):
     path = tmp_path / "encoder.safetensors"
-    with pytest.raises(DdmError, match="has not finished"):
+    with pytest.raises(DdmError, match="give the folder that `ddm pretrain` wrote"):
         load_encoder(path)
     with pytest.raises(DdmError, match=r"encoder\.safetensors does not exist"):
         load_encoder(tmp_path)

@@ -160,3 +160,5 @@ def test_a_search_finds_the_same_thing_in_another_source(tmp_path, capsys):
     assert not hits["path"].str.startswith("photo").any()
     said = capsys.readouterr().out
     assert "sketch/4.jpg" in said and said.count("group ") == 3
+    with pytest.raises(SystemExit, match=r"/4.jpg is not in .* look like photo/0.jpg"):
+        load("search").main(str(tmp_path / "features.parquet"), "./photo/4.jpg")

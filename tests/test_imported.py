@@ -39,6 +39,14 @@ class Small(nn.Module):
         return self.scale.square() + 0 * portion.sum()
 
 
+class Fussy(nn.Module):
+    def __init__(self, width, num_domains, start=1):
+        super().__init__()
+        if start < 0:
+            raise ValueError("start must be positive")
+        len(start)
+
+
 class Apart(nn.Module):
     def forward(self, variant, invariant, batch):
         return (variant.T @ invariant).square().mean()
@@ -106,6 +114,10 @@ def test_from_the_command_line(tmp_path, mine, capsys):
             dict(ddm=dict(invariance="{}:Small", invariance_args={"begin": 2})),
             r"--ddm.invariance {}:Small: .*unexpected keyword argument 'begin'",
         ),
+        (
+            dict(ddm=dict(invariance="{}:Fussy", invariance_args={"start": -1})),
+            "--ddm.invariance_args: start must be positive",
+        ),
         (dict(method=":"), "--method :: Empty module name"),
     ],
 )
@@ -123,3 +135,9 @@ def test_what_is_refused(tmp_path, mine, changes, message):
     with pytest.raises(DdmError, match=message.format(mine)):
         pretrain(settings, make_dataset(each=3))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_goes_wrong_inside_is_said_as_it_is(tmp_path, mine):
+    settings = config(tmp_path, ddm=ModuleConfig(invariance=f"{mine}:Fussy"))
+    with pytest.raises(TypeError, match="has no len"):
+        pretrain(settings, make_dataset(each=3))

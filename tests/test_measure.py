@@ -56,6 +56,7 @@ def test_without_labels_there_is_leakage():
         (dict(labels=["x"] * 7), "labels 'class' are 7"),
         (dict(features=np.zeros((6, 2), object)), "must be real numbers, not object"),
         (dict(features=np.zeros((6, 2), complex)), "must be real numbers, not complex128"),
+        (dict(groups=[0] * 6), "the name 0 is no text"),
         (dict(seed=-1), "seed=-1 must not be negative"),
         (dict(labels={"kind": ["x"]}), "labels 'kind' are 1"),
         (dict(labels=[1] * 6), "the name 1 is no text"),

@@ -8,6 +8,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -534,6 +535,10 @@ def test_a_list_of_views_is_to_be_stacked() -> None:
     views = [random_features(10, 16), random_features(10, 16)]
     with pytest.raises(ValueError, match=r"features must be a tensor, not list; use torch\.stack"):
         module()(views, DOMAINS)
+
+
+def test_sizes_that_numpy_counted() -> None:
+    assert DomainDisentanglement(np.int64(16), np.int32(3)).num_domains == 3
 
 
 @pytest.mark.parametrize("sizes", [(16.0, 3), (16, 3.0), ("16", 3)])

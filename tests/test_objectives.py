@@ -908,6 +908,7 @@ def test_unknown_domains_have_no_neighbours() -> None:
         ("neighbours", dict(memory=0), "memory=0 must be a whole number, 1 at least"),
         ("neighbours", dict(mutual=1.5), "mutual=1.5 must be a whole number"),
         ("neighbours", dict(memory=float("nan")), "memory=nan must be a whole number"),
+        ("neighbours", dict(memory=16.0), "memory=16.0 must be a whole number"),
         ("neighbours", dict(temperature=-1), "temperature=-1 must be"),
         ("prototypes", dict(epsilon=float("inf")), "epsilon=inf must be a finite"),
         ("prototypes", dict(num_prototypes=0), "num_prototypes=0 must be a whole"),

@@ -194,6 +194,19 @@ def test_files_kept_in_memory_train_as_those_read_in_each_epoch(tmp_path, monkey
     assert max(counts[1].values()) == 3 and counts[1].total() > counts[0].total()
 
 
+def test_dropout_follows_from_other_numbers_than_the_crops(tmp_path, dataset, monkeypatch):
+    training = Pretraining(config(tmp_path), dataset)
+    monkeypatch.setattr(Pretraining, "global_step", 3)
+    monkeypatch.setattr(Pretraining, "global_rank", 0)
+    torch.manual_seed(7)
+    training.on_train_batch_start(None, 0)
+    masks = torch.rand(4)
+    crops = torch.rand(4, generator=torch.Generator().manual_seed(training._step_seed()))
+    assert not torch.equal(masks, crops)
+    training.on_train_batch_start(None, 0)
+    assert torch.equal(masks, torch.rand(4))
+
+
 def test_held_out_domains_and_other_splits_take_no_part(tmp_path, dataset):
     training = Pretraining(config(tmp_path, held_out=["night"]), dataset)
     chosen = training.images.indices

@@ -587,10 +587,21 @@ def test_runs_with_and_without_labels(tmp_path, monkeypatch, drawn):
     runs = [make_run(tmp_path / "named", labelled), make_run(tmp_path / "bare", bare)]
     for given in (runs, runs[::-1]):
         page = Page(write(tmp_path, None, *given))
-        assert "No accuracy was measured of bare, without classes to learn." in page.text
+        assert "No accuracy was measured of bare." in page.text
         assert "the 4 classes of “class”" in page.text
         assert "these images have labels" not in page.text
         assert "Of the runs that have labels accuracy stands below." in page.text
+
+
+def test_runs_whose_labels_have_other_names(tmp_path, monkeypatch):
+    first = make_dataset(instances=False)
+    second = replace(first, labels={"kind": first.labels["class"]})
+    runs = [make_run(tmp_path / "a", first), make_run(tmp_path / "b", second)]
+    monkeypatch.setattr(report, "_datasets", lambda *_: [first, second])
+    page = Page(write(tmp_path, None, *runs))
+    assert "The runs were probed on classes of different names" in page.text
+    assert "accuracy cannot be measured" not in page.text
+    assert "No labels that all of the runs have tell whether that helps" in page.text
 
 
 def test_classes_that_lie_in_one_domain_each(tmp_path):

@@ -157,10 +157,12 @@ class Grid:
             tuple(map(str, values.get("folds") or ())),
             _finetune_config(path, values.get("finetune")),
         )
+        from ddm.training import check_settings  # Slow to import.
+
         for run in grid.runs:  # Every wrong setting is found before the first run starts.
             if "/" in run.name:
                 raise DdmError(f"{path}: {run.name!r} cannot be a file's name; rename the variant")
-            grid.config(run, Path("unused"))
+            check_settings(grid.config(run, Path("unused")))
             grid.finetuning(run)
         every = [run.name for run in grid.runs]
         twice = sorted({name for name in every if every.count(name) > 1})

@@ -214,10 +214,11 @@ def headline(runs: Sequence[Run]) -> list[str]:
         return sentences
     if figure[0] == "leakage":
         sentences[0] += f"; chance is {' / '.join(chances)}."
-        some = any(main_label([run]) is not None for run in runs)
         sentences.append(
             "Of the runs that have labels accuracy stands below."
-            if some
+            if main_label(probed(runs)) is not None
+            else "No labels that all of the runs have tell whether that helps or hurts."
+            if probed(runs)
             else "No labels tell whether that helps or hurts."
         )
         return sentences
@@ -270,8 +271,15 @@ def not_probed(runs: Sequence[Run]) -> bool:
     return any(run.results["data"]["labels"] and main_label([run]) is None for run in runs)
 
 
+def probed(runs: Sequence[Run]) -> list[Run]:
+    """The runs whose classes a probe has learnt."""
+    return [run for run in runs if main_label([run]) is not None]
+
+
 def main_label(runs: Sequence[Run]) -> str | None:
-    """The first way of naming the content that every run was probed on."""
+    """The first way of naming the content that every run was probed on; None for no runs."""
+    if not runs:
+        return None
     for label in runs[0].results["data"]["labels"]:
         if all(any(k[0] == "linear" and k[1] == label for k in run.rows) for run in runs):
             return str(label)

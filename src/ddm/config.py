@@ -358,12 +358,16 @@ def in_words(message: str) -> str:
     if found is None:
         return message
     setting, complaint, value = found.groups()
-    if literal := re.search(r"Expected a typing\.Literal\[(.+?)\]", complaint):
-        return f"{setting}={value} must be one of {literal[1].replace(chr(39), '')}"
     kinds = [k for k in re.findall(r"Expected a <class '(\w+)'>", complaint) if k != "NoneType"]
+    if literal := re.search(r"Expected a typing\.Literal\[(.+?)\]", complaint):
+        own = ", or package.module:Name" if "str" in kinds else ""
+        return f"{setting}: {value} must be one of {literal[1].replace(chr(39), '')}{own}"
+    if "float" in kinds:
+        kinds = [kind for kind in kinds if kind != "int"]
     if not kinds:
         return message
-    return f"{setting}={value} must be {' or '.join(_KINDS.get(k, k) for k in kinds)}"
+    # Of a list, or of settings by name, the value is that of an entry.
+    return f"{setting}: {value} must be {' or '.join(_KINDS.get(k, k) for k in kinds)}"
 
 
 @cache

@@ -63,8 +63,8 @@ def embed_images(
         raise DdmError(f"--output {output} is the manifest itself; choose another name")
     if output.exists() and not overwrite:
         raise DdmError(f"{output} exists; choose another --output, or give --overwrite")
-    folder = RunFolder(Path(run))
-    encoder, spec, variant_dim = load_encoder(folder.path)
+    folder, _ = RunFolder.open(run)
+    encoder, spec, variant_dim = load_encoder(folder.encoder_file)
     whitening = None
     if portion == "whitened":
         if not folder.whitening_file.exists():

@@ -77,7 +77,7 @@ def save_encoder(run: RunFolder, encoder: nn.Module, spec: EncoderSpec, variant_
             save_file(tensors, temporary, metadata={"ddm": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise DdmError(
-            f"cannot write {run.encoder_file}: {error}; make room and `ddm resume {run.path}`"
+            f"cannot write to {run.path}: {error}; make room and `ddm resume {run.path}`"
         ) from None
 
 
@@ -100,10 +100,14 @@ def load_encoder(path: Path | str) -> tuple[nn.Module, EncoderSpec, int]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        if not (path.parent / "config.yaml").exists():
-            raise DdmError(f"{path} does not exist: {path.parent} is not a run folder") from None
+        folder = RunFolder(path.parent)
+        if path == folder.encoder_file and folder.config_file.exists():
+            raise DdmError(
+                f"{path} does not exist: the run has not finished; `ddm resume {folder.path}`"
+            ) from None
         raise DdmError(
-            f"{path} does not exist: the run has not finished; `ddm resume {path.parent}`"
+            f"{path} does not exist: give the folder that `ddm pretrain` wrote, its run finished, "
+            "or its encoder.safetensors"
         ) from None
     except (SafetensorError, OSError) as error:
         raise DdmError(

@@ -89,9 +89,10 @@ def measure(
         raise DdmError(
             f"unseen={sorted(strange)}: no such domain; there are {', '.join(table.names)}"
         )
-    of_group = [
-        name or f"image {i}" for i, name in enumerate([None] * n if groups is None else groups)
-    ]
+    of_group = [str(i) for i in range(n)]
+    if groups is not None:
+        of_group = [f"image {i}" if g in (None, "") else g for i, g in enumerate(groups)]
+    group_index = index_names(of_group)[0]
     dataset = ImageDataset(
         name="features",
         keys=[str(i) for i in range(n)],
@@ -100,7 +101,7 @@ def measure(
         channels=1,
         domains=table,
         splits=split_by_group(of_group) if splits is None else _checked(splits),
-        groups=index_names(of_group)[0],
+        groups=group_index,
         labels={name: Labels.from_names(values) for name, values in ways.items()},
         instances=None if instances is None else index_names(instances)[0],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,7 @@ class DomainDisentanglement(nn.Module):
     ) -> None:
         super().__init__()
         for name, number in (("feature_dim", feature_dim), ("num_domains", num_domains)):
-            if not isinstance(number, int):
+            if not isinstance(number, numbers.Integral):
                 raise ValueError(f"{name}={number!r} must be a whole number")
         if variant_dim is None:
             variant_dim = default_variant_dim(feature_dim)

@@ -32,6 +32,7 @@ from ddm.comparison import (
     not_probed,
     open_runs,
     percent,
+    probed,
     span,
     wilds_figure,
     with_portion,
@@ -112,6 +113,7 @@ def write_report(
         accuracy=_accuracy(opened),
         wilds=_wilds(opened),
         not_probed=NOT_PROBED if not_probed(opened) else None,
+        probed=bool(probed(opened)),
         retrieval=_retrieval(opened),
         whitened=any(key[2] == "whitened" for run in opened for key in run.rows),
         leakage=_leakage(opened),
@@ -212,21 +214,21 @@ def _sample_indices(run: Run, dataset: ImageDataset) -> dict[str, list[int | Non
 
 
 def _accuracy(runs: Sequence[Run]) -> dict[str, Any] | None:
-    # Runs on images without labels stand beside the others, without a bar.
-    probed = [run for run in runs if main_label([run]) is not None]
-    label = main_label(probed) if probed else None
+    # Runs without classes to learn stand beside the others, without a bar.
+    having = probed(runs)
+    label = main_label(having)
     if label is None:
         return None
     figure: Key = ("linear", label, "all", "seen", "seen")
     own = any(key[0] == "linear" and key[3] == "own" for run in runs for key in run.rows)
     reference = "a probe trained on that domain itself" if own else ""
     pictures = _bar_pictures(runs, figure, "test images that are right", reference)
-    others = [name for name in probed[0].results["data"]["labels"] if name != label]
+    others = [name for name in having[0].results["data"]["labels"] if name != label]
     return {
         "label": label,
-        "classes": len(probed[0].results["data"]["labels"][label]),
+        "classes": len(having[0].results["data"]["labels"][label]),
         "others": others,
-        "without": [run.name for run in runs if run not in probed],
+        "without": [run.name for run in runs if run not in having],
         "own": own,
         "pictures": pictures,
     }

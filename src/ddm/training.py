@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -367,25 +368,49 @@ def objective(module: ModuleConfig, role: str, *shape: int) -> nn.Module | None:
         DdmError: it has no such setting, or of another type or out of range; one's own is no module
             or does not take what it is given.
     """
+    check_objective(module, role)
     name, given = getattr(module, role), getattr(module, f"{role}_args")
-    option = f"--ddm.{role}_args"
-    if is_import(name):
-        make = imported(f"--ddm.{role}", name)
-        try:
-            made = make(*shape, **given)
-        except TypeError as error:
-            raise DdmError(f"--ddm.{role} {name}: {error}; see docs/plug-in.md") from error
-        if not isinstance(made, nn.Module):
-            raise DdmError(f"--ddm.{role} {name} gives a {type(made).__name__}, no torch.nn.Module")
-        return made
-    kind = None if name == "none" else OBJECTIVES[role][name]
-    _check_settings(option, name, given, {} if kind is None else settings_of(kind))
-    if kind is None:
+    if name == "none":
         return None
     try:
-        return build(kind, *(shape or (0, 0)), **given)
+        if not is_import(name):
+            return build(OBJECTIVES[role][name], *(shape or (0, 0)), **given)
+        make = imported(f"--ddm.{role}", name)
+        try:
+            signature(make).bind(*shape, **given)
+        except TypeError as error:
+            raise DdmError(f"--ddm.{role} {name}: {error}; see docs/plug-in.md") from None
+        made = make(*shape, **given)
+    except DdmError:
+        raise
     except ValueError as error:
-        raise DdmError(f"{option}: {error}") from None
+        raise DdmError(f"--ddm.{role}_args: {error}") from None
+    if not isinstance(made, nn.Module):
+        raise DdmError(f"--ddm.{role} {name} gives a {type(made).__name__}, no torch.nn.Module")
+    return made
+
+
+def check_objective(module: ModuleConfig, role: str) -> None:
+    """Hold an objective's settings to those that there are; one's own are not looked into.
+
+    Raises:
+        DdmError: it has no such setting, or it is of another type.
+    """
+    name, given = getattr(module, role), getattr(module, f"{role}_args")
+    if not is_import(name):
+        known = {} if name == "none" else settings_of(OBJECTIVES[role][name])
+        _check_settings(f"--ddm.{role}_args", name, given, known)
+
+
+def check_settings(config: PretrainConfig) -> None:
+    """Hold what the configuration says of its method and objectives to what these can be told.
+
+    Raises:
+        DdmError: an unknown method, or a setting that it or an objective has not or cannot have.
+    """
+    method_settings(config)
+    for role in OBJECTIVES:
+        check_objective(config.ddm, role)
 
 
 def _check_settings(option: str, of: str, given: Any, known: Mapping[str, Any]) -> None:

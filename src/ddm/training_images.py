@@ -77,7 +77,7 @@ def training_images(config: PretrainConfig, dataset: ImageDataset) -> NDArray[np
     if config.train_split == "train":
         chosen &= dataset.splits == "train"
     indices = np.flatnonzero(chosen).astype(np.int64)
-    if not len(indices) and set(config.held_out) >= set(dataset.domains.names):
+    if config.held_out and not len(indices) and set(config.held_out) >= set(dataset.domains.names):
         raise DdmError(
             f"--held_out {' '.join(config.held_out)}: all domains of {dataset.name} are held out; "
             "leave some to train on"

@@ -273,6 +273,11 @@ def test_folders_that_are_no_classes_are_told_of(tmp_path, capsys):
     assert "no class" not in capsys.readouterr().err and not check_data(tmp_path / "dated").remarks
 
 
+def test_what_lies_astray_is_no_domain(tmp_path):
+    make(tmp_path, "x.png", "a/c1/1.png", "a/c2/2.png")
+    assert check_data(tmp_path).remarks == ()
+
+
 def test_a_folder_of_formats_that_are_not_read(tmp_path):
     for name in ("scan.dcm", "raw.NEF"):
         (tmp_path / name).write_bytes(b"")

@@ -93,7 +93,9 @@ def lie_apart(domains: Sequence[str], classes: Sequence[str]) -> str:
     for domain, label in zip(domains, classes, strict=True):
         if domain and label:
             where.setdefault(label, set()).add(domain)
-    apart = len(set(domains)) > 1 and where and all(len(found) == 1 for found in where.values())
+    apart = (
+        len(set(domains) - {""}) > 1 and where and all(len(found) == 1 for found in where.values())
+    )
     if not apart:
         return ""
     return (

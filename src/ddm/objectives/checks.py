@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 
 def require_positive(**settings: float) -> None:
@@ -23,5 +24,5 @@ def require_whole(**settings: int) -> None:
         ValueError: one is not; it is named.
     """
     for name, value in settings.items():
-        if not (1 <= value < math.inf and value == int(value)):
+        if not (isinstance(value, numbers.Integral) and value >= 1):
             raise ValueError(f"{name}={value} must be a whole number, 1 at least")
