@@ -12,7 +12,7 @@ from ddm.config import ModuleConfig, PretrainConfig
 from ddm.errors import DdmError
 from ddm.export import load_encoder
 from ddm.pretrain import pretrain
-from ddm.training import objective
+from ddm.settings import objective
 from synthetic import make_dataset, write_folder
 from test_pretrain import config
 

@@ -25,7 +25,8 @@ from ddm.evaluate import evaluate
 from ddm.methods import METHODS
 from ddm.pretrain import pretrain, resume
 from ddm.run_folder import RunFolder
-from ddm.training import Pretraining, optimizer_settings
+from ddm.settings import optimizer_settings
+from ddm.training import Pretraining
 from synthetic import make_dataset, write_folder
 
 

@@ -157,7 +157,7 @@ class Grid:
             tuple(map(str, values.get("folds") or ())),
             _finetune_config(path, values.get("finetune")),
         )
-        from ddm.training import check_settings  # Slow to import.
+        from ddm.settings import check_settings  # Slow to import.
 
         for run in grid.runs:  # Every wrong setting is found before the first run starts.
             if "/" in run.name:

@@ -26,6 +26,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
+from ddm.config import require_not_negative
 from ddm.discovery_space import CHUNK, Floats, Ints, embed
 from ddm.domains import UNKNOWN, DomainTable
 from ddm.errors import DdmError
@@ -258,8 +259,7 @@ def check_settings(num_domains: int | tuple[int, int | None] | None, seed: int) 
         DdmError: a number of domains or a seed out of range.
     """
     _numbers(num_domains)
-    if seed < 0:
-        raise DdmError(f"seed={seed} must not be negative")
+    require_not_negative("seed", seed)
 
 
 def _numbers(num_domains: int | tuple[int, int | None] | None) -> tuple[list[int], bool]:

@@ -136,9 +136,7 @@ class DomainDisentanglement(nn.Module):
         self.invariance = _objective(
             INVARIANCE, "invariance", invariance, invariant_dim, num_domains
         )
-        self.independence = _objective(
-            INDEPENDENCE, "independence", independence, feature_dim, num_domains
-        )
+        self.independence = _objective(INDEPENDENCE, "independence", independence)
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The variant and the invariant portion.
@@ -326,8 +324,7 @@ def _objective(
     table: Mapping[str, type[nn.Module]],
     role: str,
     chosen: str | nn.Module | None,
-    dim: int,
-    num_domains: int,
+    *shape: int,
 ) -> nn.Module | None:
     if chosen is None or isinstance(chosen, nn.Module):
         return chosen
@@ -336,4 +333,4 @@ def _objective(
             f"{role}={chosen!r} is unknown; choose one of {', '.join(table)}, None, or give a "
             "torch.nn.Module"
         )
-    return build(table[chosen], dim, num_domains)
+    return build(table[chosen], *shape)

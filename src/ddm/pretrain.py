@@ -31,7 +31,8 @@ from ddm.messages import tell
 from ddm.processes import LastWord, is_first_process, stopping_together
 from ddm.progress import ProgressBar
 from ddm.run_folder import RunFolder
-from ddm.training import Pretraining, on_gpu, optimizer_settings
+from ddm.settings import optimizer_settings
+from ddm.training import Pretraining, on_gpu
 from ddm.training_images import pseudo_domains, taking_part
 
 LOG_EVERY = 10

@@ -136,7 +136,7 @@ class ImageDataset:
     def shared_classes(self, label: str) -> int:
         """How many classes of a way of naming occur in two domains or more.
 
-        None: then whoever tells the domains apart tells the classes apart.
+        Where it is 0, whoever tells the domains apart tells the classes apart.
         """
         classes, domains = self.labels[label].index, self.domains.index
         known = (classes >= 0) & (domains >= 0)

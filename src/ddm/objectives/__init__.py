@@ -77,21 +77,22 @@ INDEPENDENCE: dict[str, type[nn.Module]] = {
 OBJECTIVES = {"variant": VARIANT, "invariance": INVARIANCE, "independence": INDEPENDENCE}
 
 
-def build(kind: type[nn.Module], dim: int, num_domains: int, **settings: int | float) -> nn.Module:
+def build(kind: type[nn.Module], *shape: int, **settings: int | float) -> nn.Module:
     """An objective for a portion.
 
     Args:
         kind: its class.
-        dim: width of the portion; given to classes that ask for it.
-        num_domains: number of domains, likewise.
+        shape: width of the portion and number of domains, each given to classes that ask for it;
+            nothing for independence.
         settings: of its other arguments, see :func:`settings_of`.
 
     Raises:
         ValueError: a setting out of range.
     """
-    shape = {"dim": dim, "num_domains": num_domains}
     asked = signature(kind).parameters
-    return kind(**{name: value for name, value in shape.items() if name in asked}, **settings)
+    # Nothing is left over: there are two numbers, or none.
+    named = zip(("dim", "num_domains"), shape, strict=False)
+    return kind(**{name: value for name, value in named if name in asked}, **settings)
 
 
 def settings_of(kind: type[nn.Module]) -> dict[str, int | float]:
